@@ -94,8 +94,9 @@ def wheel(session: nox.Session) -> None:
     [sdist], [built] = DIST.glob("*.tar.gz"), DIST.glob("*.whl")
     if missing := tracked() - names_of(sdist):
         session.error(f"the sdist lacks {', '.join(sorted(missing))}; add them to MANIFEST.in")
-    if contents(built) != contents(folder / built.name):
-        session.error("the wheels of the sdist and of the checkout differ; see MANIFEST.in")
+    if other := contents(built) ^ contents(folder / built.name):
+        names = ", ".join(sorted({name for name, _ in other}))
+        session.error(f"the wheels of sdist and checkout differ in {names}; see MANIFEST.in")
     session.run("python", "-m", "pip", "uninstall", "-y", "build", "packaging", "pyproject_hooks")
     session.install(str(built))
     session.chdir(folder)
@@ -117,10 +118,10 @@ def names_of(sdist: Path) -> set[str]:
         return {member.name.partition("/")[2] for member in archive if member.isfile()}
 
 
-def contents(built: Path) -> dict[str, int]:
-    """Return the checksum (CRC-32) of each file of a wheel, by its name."""
+def contents(built: Path) -> set[tuple[str, int]]:
+    """Return name and checksum (CRC-32) of each file of a wheel."""
     with zipfile.ZipFile(built) as archive:
-        return {info.filename: info.CRC for info in archive.infolist()}
+        return {(info.filename, info.CRC) for info in archive.infolist()}
 
 
 @nox.session
