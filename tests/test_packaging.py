@@ -69,20 +69,24 @@ def test_version_is_one() -> None:
 
 def test_the_wheel_holds_the_rooms_and_nothing_else() -> None:
     # a profile that is missing is found by a user; tests that are installed overwrite others' tests
-    installed = {file for file in importlib.metadata.files("lightloom") or () if is_kept(file)}
-    if "lightloom/scheduler/__init__.py" not in {file.as_posix() for file in installed}:
+    files = [file for file in importlib.metadata.files("lightloom") or () if is_source(file)]
+    outside = (
+        "..",
+        f"lightloom-{lightloom.__version__}.dist-info",
+    )  # the program, and what pip says
+    installed = {file.as_posix() for file in files if file.parts[0] not in outside}
+    if "lightloom/scheduler/__init__.py" not in installed:
         pytest.skip("this is a checkout, not a wheel; install the wheel to check its files")
-    names = {file.as_posix() for file in installed if not file.parts[0].endswith(".dist-info")}
-    program = {name for name in names if Path(name).stem == "lightloom" and ".." in name}
-    expected = {path.relative_to(ROOT).as_posix() for path in (ROOT / "lightloom").rglob("*.*")}
-    for room in ROOMS:
-        paths = (ROOT / room).rglob("*.*")
-        expected |= {f"lightloom/{path.relative_to(ROOT).as_posix()}" for path in paths}
-    assert names - program == {name for name in expected if is_kept(Path(name))}
+    expected = set()
+    for room in ("lightloom", *ROOMS):
+        places = [path.relative_to(ROOT) for path in (ROOT / room).rglob("*.*")]
+        inside = Path() if room == "lightloom" else Path("lightloom")
+        expected |= {(inside / place).as_posix() for place in places if is_source(place)}
+    assert installed == expected
 
 
-def is_kept(file: Any) -> bool:
-    """Whether a file is more than what Python compiled."""
+def is_source(file: Any) -> bool:
+    """Return whether a file is not one that Python compiled."""
     return "__pycache__" not in file.parts
 
 
