@@ -36,8 +36,7 @@ class OpticsProfile(TomlTable):
 
     Raises
     ------
-    InputError
-        for an unknown field, a value out of its range, or contradictory fields
+    InputError : for an unknown field, a value out of its range, or contradictory fields
     """
 
     name: str = "custom"
@@ -247,7 +246,7 @@ class OpticsProfile(TomlTable):
         return self.rails * self.exposures(non_negative)
 
     def conversions(self, non_negative: bool) -> int:
-        """Return the converter samples per output and segment (n_c of the design's formula)."""
+        """Return the converter samples per output and segment (docs/explanation/light.md: n_c)."""
         if self.detection == "balanced":
             return 1
         return self.readings(non_negative)
@@ -295,7 +294,7 @@ def load_profile(name: str = DEFAULT) -> OpticsProfile:
     InputError : for an unknown name, an unreadable file, or a constant without a source
     """
     path = FOLDER / f"{name}.toml"
-    if name.endswith(".toml"):
+    if name.lower().endswith(".toml"):
         path = Path(name)
     elif name not in profile_names():
         raise InputError(f"unknown profile {name!r}; choose from {', '.join(profile_names())}")

@@ -6,6 +6,8 @@ here: stages, shutters and autofocus of Micro-Manager, which a bench does not us
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
@@ -99,6 +101,7 @@ class MicroManagerCamera(Camera):
         self._core = import_extra("pymmcore", "micromanager", _PURPOSE).CMMCore()
         folder = self.options.adapter_path or plus.find_micromanager()
         self._core.setDeviceAdapterSearchPaths([folder] if folder else [])
+        _let_windows_search(folder)
         self._core.setTimeoutMs(ceil(timeout_s * 1000))
         if self.options.config:
             self._load_config()
@@ -297,6 +300,16 @@ class MicroManagerCamera(Camera):
             f"{self.name} ({self.address}) failed during {what}: {one_line(error)}; check cable "
             "and power, and that no other program holds it, then connect again"
         )
+
+
+def _let_windows_search(folder: str | None) -> None:
+    """Add the folder of the adapters to PATH, where Windows searches the libraries that they use.
+
+    `pymmcore_plus` does so, too.
+    """
+    paths = os.environ.get("PATH", "").split(os.pathsep)
+    if sys.platform == "win32" and folder and folder not in paths:
+        os.environ["PATH"] = os.pathsep.join([folder, *paths])
 
 
 def _snap(core: Any, frame: Future[Any]) -> None:

@@ -31,6 +31,7 @@ from ..errors import (
     InUse,
     LimitExceeded,
     ProtocolError,
+    is_port_in_use,
 )
 from ..serial_line import SerialOptions
 from ..trust import SerialPort
@@ -96,8 +97,7 @@ class SerialDaq(Daq):
                 **_settings_of(options),
             )
         except (OSError, ValueError) as error:
-            is_busy = "exclusively lock" in str(error) or "PermissionError" in str(error)
-            raise (InUse if is_busy else Disconnected)(
+            raise (InUse if is_port_in_use(error) else Disconnected)(
                 f"{self.name}: {options.address} cannot be opened ({error}); check address, cable, "
                 "permissions, and that no other program holds it"
             ) from error

@@ -28,6 +28,7 @@ from ..errors import (
     InstrumentTimeout,
     InUse,
     ProtocolError,
+    is_port_in_use,
     one_line,
 )
 from ..formatting import format_counted
@@ -161,7 +162,7 @@ class VisaLink:
         except Exception as error:  # libraries raise any type
             code = getattr(error, "error_code", None)
             kind: type[InstrumentError] = Disconnected
-            if code in BUSY or "exclusively lock" in str(error):
+            if code in BUSY or is_port_in_use(error):
                 kind = InUse
             elif code == StatusCode.error_timeout or "error_timeout" in str(error):
                 kind = InstrumentTimeout

@@ -18,7 +18,7 @@ Driver = Annotated[
 
 
 def command(driver: Driver = None, json_: Json = False) -> None:
-    """Find what is attached, each with the lines for a bench file; writes nothing to a device.
+    """Find attached instruments, with their lines for a bench file; writes to no device.
 
     Example: lightloom devices
     """
