@@ -17,6 +17,7 @@ from ...instruments import (
     Paused,
     ProtocolError,
 )
+from ...instruments.formatting import format_counted
 from ..base import Stats
 from . import safety
 from .bench import Bench
@@ -180,8 +181,8 @@ class FaultRecovery:
         advice = f"; {diagnosis.advice}" if diagnosis.advice else ""
         self._record(kind, device, pending, "pause", str(error) + clause, began_s)
         raise Paused(
-            f"{bench.path}: shot {pending.name} failed {pending.attempts} times, the last "
-            f"time ({kind}{f', {device}' if device else ''}): {error}{clause}; tried: "
+            f"{bench.path}: shot {pending.name} failed {format_counted(pending.attempts, 'time')}, "
+            f"the last time ({kind}{f', {device}' if device else ''}): {error}{clause}; tried: "
             f"{tried or 'nothing'}{advice}; the bench is safe",
             kind,
             device,
