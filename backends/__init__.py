@@ -59,7 +59,7 @@ def open_backend(name: str = "mock", seed: int = 0) -> Backend:
         return DigitalBackend()
     if kind == "mock":
         return MockBackend(load_profile(profile or DEFAULT), seed)
-    if str(name).endswith(".toml"):
+    if str(name).lower().endswith(".toml"):
         from .bench import BenchBackend, load_bench
 
         return BenchBackend(load_bench(name))

@@ -27,11 +27,20 @@ _NOTHING: Mapping[str, Any] = MappingProxyType({})
 class Stats:
     """Counted events of one product, or of a sum of products.
 
-    `photons` are detected photoelectrons of light (not dark); `conversions` are samples of the
-    analogue-to-digital converter, `input_samples` values sent to the input modulator,
-    `weight_samples` values sent to the weight modulator. `checks` are evaluated checksums,
-    `suspicious` those that deviate by more than the noise. `marked` are shots whose numbers are not
-    optical: skipped, or computed by the host. `seconds` is by stage: "encode", "product", "decode".
+    Parameters
+    ----------
+    macs : multiplications and accumulations
+    shots : exposures, repeated ones included
+    input_frames, weight_frames : frames shown by each modulator
+    input_samples, weight_samples : values sent to each modulator
+    conversions : samples of the analogue-to-digital converter
+    photons : detected photoelectrons of light, without dark ones
+    saturated : readings beyond the range of the detector or the converter
+    retries : repeated shots
+    marked : shots whose numbers are not optical: skipped, or computed by the host
+    checks : evaluated checksums
+    suspicious : checksums that deviate by more than the noise
+    seconds : time on this machine by stage: "encode", "product", "decode"
     """
 
     macs: int = 0
@@ -66,10 +75,12 @@ class Stats:
 
 @dataclass(frozen=True)
 class MatmulResult:
-    """A product y, float32 [..., N, M], and its statistics.
+    """A product and its statistics.
 
     Parameters
     ----------
+    y : the product, float32 [..., N, M]
+    stats : counted events
     variance : of y, from shot noise, read noise and converter steps, float32 like y; None from a
         backend that does not know it
     """
@@ -104,7 +115,15 @@ class Ranges:
 
 @dataclass(frozen=True)
 class PreparedWeights:
-    """Weights in the form of a backend: `Backend.prepare` creates them for that backend only."""
+    """Weights in the form of a backend: `Backend.prepare` creates them for that backend only.
+
+    Parameters
+    ----------
+    shape : [..., M, K] of the weights
+    content : the weights in the form that the backend multiplies
+    ranges : read-out ranges of their products; None before a calibration pass
+    maker : the backend that prepared them
+    """
 
     shape: tuple[int, ...]
     content: Any = field(repr=False)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from ..instruments import InputError
+from ..instruments.file_keys import nearest_key
 from ..instruments.registry import first_complaint
 from ..instruments.text import short_lines
 from ..instruments.toml_file import TomlTable, parse_toml, read_toml
@@ -35,80 +36,143 @@ class OpticsProfile(TomlTable):
 
     Raises
     ------
-    InputError
-        for an unknown field, a value out of its range, or contradictory fields
+    InputError : for an unknown field, a value out of its range, or contradictory fields
     """
 
     name: str = "custom"
+    """Name of the profile: that of its file."""
     title: str = ""
+    """One line that says which bench it is."""
     sources: Mapping[str, str] = Field(default_factory=dict, repr=False)
+    """Field -> source of its value."""
     years: Mapping[str, int] = Field(default_factory=dict, repr=False)
+    """Field -> year of its source."""
 
     # resolution of the modulators and of the converter
     input_bits: Bits | None = None
+    """Resolution of the input modulator."""
     weight_bits: Bits | None = None
+    """Resolution of the weight modulator."""
     readout_bits: Bits | None = None
+    """Resolution of the converter."""
     readout_range: Range | Literal["per-matmul", "per-row", "ideal"] | None = None
+    """Range of the converter: a sum of normalised products, or how a calibration pass chooses it.
+
+    There is one range per product ("per-matmul") or per output row ("per-row"). "ideal" follows the
+    noise-free value, which no bench can do. A converter without this key has "per-row".
+    """
     encoding: Literal["push-pull", "abs-split", "offset"] = "abs-split"
+    """How signed numbers become light."""
     weight_scale: Literal["row", "matrix"] = "row"
+    """Whether each row of a weight matrix has its own scale, or the whole matrix has one."""
     detection: Literal["balanced", "per-reading"] = "balanced"
+    """Whether two detectors subtract their light before one conversion, or each reading has one."""
 
     # light level, in one of these ways
     photons_full_scale: Positive | None = None
+    """Photoelectrons that one element pair at full transmission adds to a reading, on average."""
     photons_per_mac: Positive | None = None
+    """Photoelectrons per MAC: the light of each input row is set so that this many are detected."""
     photons_entering_per_mac: Positive | None = None
+    """Photons per element that enter the weights; how much the weights pass does not matter."""
 
     # the detector, in electrons
     read_noise_e: NonNegative | None = None
+    """Read noise of one reading, rms."""
     dark_e: NonNegative | None = None
+    """Mean dark electrons of one detector in one reading."""
     dark_frames: Count | None = None
+    """Number of dark frames whose mean is subtracted; without it the dark level is exact."""
     full_well_e: Positive | None = None
+    """Electrons at which a detector is full."""
     quantum_efficiency: Share | None = None
+    """Photoelectrons per photon at the detector."""
 
     # imperfections of light and modulators
     extinction_ratio: Annotated[float, Field(gt=1, allow_inf_nan=False)] | None = None
+    """Brightest light of a modulator over its darkest light."""
     extinction_model: Literal["leak", "clamp"] = "leak"
+    """How black is shown.
+
+    Under "leak" it passes the darkest light. Under "clamp" it passes nothing, and greys below the
+    darkest light are raised to it.
+    """
     gain_rms: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Relative deviation of the gains of weight elements, rms: a fixed Gaussian pattern."""
     crosstalk: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Fraction of the light of a modulator row that falls on its two neighbours in the frame."""
     lut_rms: Annotated[float, Field(ge=0, lt=0.5)] | None = None
+    """Smooth deviation of the response curves of both modulators from a straight line, rms."""
     source_rms: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Relative fluctuation of the source from exposure to exposure, rms."""
     drift_rms: Annotated[float, Field(ge=0, lt=0.2)] | None = None
+    """Relative slow drift of the source, rms: one factor for all outputs of an input row."""
     drift_rows: Positive = 1e4
+    """Input rows of the slow drift: after about half of them the drift has another value."""
     device_seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
+    """Seed of the imperfections, which belong to the device and not to the run."""
 
     # geometry of one weight frame, in modulator rows and elements
     rows: Count | None = None
+    """Modulator rows of one weight frame: outputs times rails."""
     length: Count | None = None
+    """Elements of one modulator row."""
     vectors: Count = 1
+    """Input vectors that one shot shows side by side."""
     wavelength_m: Positive | None = None
+    """Wavelength of the light."""
 
     # timing of one shot and of one new weight frame
     input_refresh_s: NonNegative = 0.0
+    """Refresh period of the input modulator."""
     input_settle_s: NonNegative = 0.0
+    """Settling time of the input modulator."""
     weight_refresh_s: NonNegative = 0.0
+    """Refresh period of the weight modulator."""
     weight_settle_s: NonNegative = 0.0
+    """Settling time of the weight modulator."""
     exposure_s: NonNegative = 0.0
+    """Exposure of one shot."""
     readout_s: NonNegative = 0.0
+    """Read-out time of one shot."""
     dac_samples_per_s: Positive | None = None
+    """Samples of all digital-to-analogue converters; without it they work within the shot."""
     adc_samples_per_s: Positive | None = None
+    """Samples of all analogue-to-digital converters; without it they work within the shot."""
     host_operations_per_s: Positive = 2e10
+    """Operations of the host beside the bench."""
     host_bytes_per_s: Positive = 1e10
+    """Memory traffic of the host beside the bench."""
     host_value_bytes: Count = 4
+    """Bytes of one value in a host step."""
 
-    # for the account of energy (lightloom.scheduler.energy.constants says what each is)
+    # for the account of energy (lightloom.scheduler.energy.constants has their limits)
     dac_j: Positive | None = None
+    """Energy of one sample of a digital-to-analogue converter."""
     adc_j: Positive | None = None
+    """Energy of one sample of an analogue-to-digital converter."""
     amplifier_j: Positive | None = None
+    """Energy of one sample of a detector's amplifier."""
     modulator_j: Positive | None = None
+    """Energy of one sample shown by a modulator."""
     memory_access_j: Positive | None = None
+    """Energy of one operand value read or written beside the bench."""
     optical_throughput: Share | None = None
+    """Fraction of the source's light that passes fully open modulators."""
     source_efficiency: Share | None = None
+    """Light per electrical power of the source."""
     hold_power_w: NonNegative | None = None
+    """Power of modulators that hold their frames."""
     detector_power_w: NonNegative | None = None
+    """Power of detectors, beyond their samples."""
     host_operation_j: Positive | None = None
+    """Energy of one operation of a host step."""
     host_mac_j: Positive | None = None
+    """Energy of one MAC of a product that stays on the host."""
     host_byte_j: Positive | None = None
+    """Energy of one byte moved by a host step."""
     host_idle_power_w: NonNegative | None = None
+    """Power of the host while it waits for light."""
 
     def __init__(self, **fields: Any) -> None:
         if fields.get("readout_bits") is not None and fields.get("readout_range") is None:
@@ -182,7 +246,7 @@ class OpticsProfile(TomlTable):
         return self.rails * self.exposures(non_negative)
 
     def conversions(self, non_negative: bool) -> int:
-        """Return the converter samples per output and segment (n_c of the design's formula)."""
+        """Return the converter samples per output and segment (docs/explanation/light.md: n_c)."""
         if self.detection == "balanced":
             return 1
         return self.readings(non_negative)
@@ -230,7 +294,7 @@ def load_profile(name: str = DEFAULT) -> OpticsProfile:
     InputError : for an unknown name, an unreadable file, or a constant without a source
     """
     path = FOLDER / f"{name}.toml"
-    if name.endswith(".toml"):
+    if name.lower().endswith(".toml"):
         path = Path(name)
     elif name not in profile_names():
         raise InputError(f"unknown profile {name!r}; choose from {', '.join(profile_names())}")
@@ -291,5 +355,7 @@ def _one_sentence(name: object, error: ValidationError) -> str:
     """Return the first error of pydantic as one sentence that names field and value."""
     first = error.errors()[0]
     if first["type"] == "extra_forbidden":
-        return f"profile {name!r}: unknown field {str(first['loc'][0])!r}"
-    return f"profile {name!r}: {first_complaint(error)}"
+        nearest = nearest_key(OpticsProfile, first["loc"])
+        hint = f"; the nearest field is {nearest!r}" if nearest else ""
+        return f"profile {name!r}: unknown field {str(first['loc'][0])!r}{hint}"
+    return f"profile {name!r}: {first_complaint(error, OpticsProfile)}"

@@ -40,15 +40,20 @@ class BenchLayout(StrEnum):
 
 
 Value = TypeVar("Value")
-Json = Annotated[Path | None, typer.Option("--json", help="Write what was measured as JSON.")]
+Json = Annotated[
+    Path | None, typer.Option("--json", help="Write what was measured to this file, as JSON.")
+]
 Encodings = Annotated[
-    str | None, typer.Option(metavar="NAME,...", help="abs-split, push-pull, offset (default all).")
+    str | None,
+    typer.Option(
+        metavar="NAME,...", help="Encodings: abs-split, push-pull, offset (default: all)."
+    ),
 ]
 Shots = Annotated[int, typer.Option(help="Shots of each bench.", min=1)]
 Seeds = Annotated[int, typer.Option(help="Number of seeds of the noise.", min=1)]
 Threads = Annotated[int, typer.Option(help="Threads for arithmetic.", min=1)]
-Repeats = Annotated[int, typer.Option(help="Rounds.", min=1)]
-Placed = Annotated[str, typer.Option(help="Products on light, as for lightloom run.")]
+Repeats = Annotated[int, typer.Option(help="Number of rounds that are timed.", min=1)]
+Placed = Annotated[str, typer.Option(help="Which products go to light, as for lightloom run.")]
 
 
 def _command(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -103,8 +108,12 @@ def _encodings(text: str | None) -> list[str]:
 @_command("matmul")
 def matmul(
     threads: Threads = 1,
-    repeats: Annotated[int | None, typer.Option(help="Rounds (default by size).", min=1)] = None,
-    rows: Annotated[str, typer.Option(metavar="N,...", help="Input rows.")] = "1,128,1024",
+    repeats: Annotated[
+        int | None, typer.Option(help="Number of rounds that are timed (default: by size).", min=1)
+    ] = None,
+    rows: Annotated[
+        str, typer.Option(metavar="N,...", help="Numbers of input rows.")
+    ] = "1,128,1024",
     json: Json = None,
 ) -> None:
     """Time one product on the mock, beside float32 numpy.
@@ -175,7 +184,9 @@ def agreement(
     bench: Annotated[
         list[Path] | None, typer.Argument(help="Bench files of simulated benches.")
     ] = None,
-    outputs: Annotated[int, typer.Option(help="At least so many are compared.", min=1)] = 7200,
+    outputs: Annotated[
+        int, typer.Option(help="Smallest number of outputs to compare.", min=1)
+    ] = 7200,
 ) -> None:
     """Compare benches with exact products and with the mock.
 
@@ -198,9 +209,9 @@ def calibration(
     layout: Annotated[
         BenchLayout, typer.Option(help="Layout of the benches.")
     ] = BenchLayout.IMAGED,
-    seeds: Annotated[int, typer.Option(help="Number of benches.", min=1)] = 5,
+    seeds: Annotated[int, typer.Option(help="Number of simulated benches.", min=1)] = 5,
     first_seed: Annotated[int, typer.Option(help="Seed of the first bench.", min=0)] = 1,
-    products: Annotated[int, typer.Option(help="Products compared.", min=4)] = 4000,
+    products: Annotated[int, typer.Option(help="Number of products to compare.", min=4)] = 4000,
     bits: Annotated[int, typer.Option(help="Bit depth of both modulators.", min=1)] = 12,
     modulator: Annotated[str, typer.Option(help="Device of both modulators.")] = "fast-1920",
 ) -> None:
@@ -282,7 +293,8 @@ def two_benches(
 def journal(
     shots: Shots = 2000,
     hours: Annotated[
-        float | None, typer.Option(help="Measure memory over so much virtual time instead.", min=1)
+        float | None,
+        typer.Option(help="Measure memory instead, over this many hours of virtual time.", min=1),
     ] = None,
 ) -> None:
     """Measure the time, size and memory that a journal takes.
@@ -308,12 +320,14 @@ def journal(
 def light_levels(
     model: Annotated[str, typer.Option(help="Language model: a name, folder or GGUF file.")],
     text: Annotated[Path, typer.Option(help="File of the text.")],
-    limit: Annotated[int, typer.Option(help="Rows of 256 tokens.", min=1)] = 8,
+    limit: Annotated[int, typer.Option(help="Number of rows of 256 tokens.", min=1)] = 8,
     seeds: Seeds = 5,
     levels: Annotated[
-        str, typer.Option(metavar="E,...", help="Electrons at full scale.")
+        str, typer.Option(metavar="E,...", help="Light levels, in electrons at full scale.")
     ] = "1e6,1e5,1e4,1e3",
-    readout_bits: Annotated[int, typer.Option(help="Of the converter; 0: none.", min=0)] = 8,
+    readout_bits: Annotated[
+        int, typer.Option(help="Bits of the converter; 0: no converter.", min=0)
+    ] = 8,
     encodings: Encodings = None,
     json: Json = None,
 ) -> None:
@@ -345,12 +359,16 @@ def light_levels(
 
 @_command("scaling")
 def scaling(
-    family: Annotated[Path, typer.Argument(help="Folder of trained members, or JSON of a run.")],
+    family: Annotated[
+        Path, typer.Argument(help="Folder of trained models, or the JSON of an earlier study.")
+    ],
     encodings: Encodings = None,
     placement: Placed = "projections",
-    rows: Annotated[int, typer.Option(help="Rows of held-out text.", min=1)] = 32,
+    rows: Annotated[int, typer.Option(help="Number of rows of held-out text.", min=1)] = 32,
     seeds: Seeds = 5,
-    share: Annotated[float, typer.Option(help="Rise of the loss, as a fraction of it.")] = 0.01,
+    share: Annotated[
+        float, typer.Option(help="Rise of the loss that is allowed, as a fraction of the loss.")
+    ] = 0.01,
     json: Json = None,
     picture: Annotated[
         Path | None, typer.Option(help="Draw the law as .svg or .png (extra: report).")
@@ -396,15 +414,15 @@ def scaling(
 @_command("scaling-layers")
 def scaling_layers(
     model: Annotated[str, typer.Option(help="Language model or encoder.")],
-    rows: Annotated[int, typer.Option(help="Rows of text, or sentences.", min=1)] = 4,
-    length: Annotated[int, typer.Option(help="Tokens of a row.", min=2)] = 128,
+    rows: Annotated[int, typer.Option(help="Number of rows of text, or of sentences.", min=1)] = 4,
+    length: Annotated[int, typer.Option(help="Tokens in each row.", min=2)] = 128,
     layers: Annotated[
-        str | None, typer.Option(metavar="N,...", help="Layers to measure one by one, too.")
+        str | None, typer.Option(metavar="N,...", help="Layers that are also measured one by one.")
     ] = None,
     encodings: Encodings = None,
     seeds: Seeds = 3,
     products: Annotated[
-        str | None, typer.Option(metavar="NAME,...", help="Names of products (default all).")
+        str | None, typer.Option(metavar="NAME,...", help="Names of products (default: all).")
     ] = None,
     json: Json = None,
 ) -> None:
@@ -432,4 +450,4 @@ def scaling_layers(
 
 
 if __name__ == "__main__":
-    app()
+    app(windows_expand_args=False)

@@ -21,6 +21,7 @@ import numpy as np
 from ..backends import DEFAULT, OpticsProfile, load_profile, parse_setting
 from ..backends.profile import LIGHT_WAYS
 from ..instruments import InputError
+from ..instruments.file_keys import FileKey, as_toml
 from ..instruments.files import is_sealed, replace_file, sealed
 from ..instruments.version import VERSION
 from ..scheduler import DEFAULT_POLICY, POLICIES
@@ -31,7 +32,48 @@ SCHEMA = 1  # of the JSON documents of sweeps
 MOST_POINTS = 100_000
 _LISTS = ("models", "profiles", "encodings", "light", "seeds")
 _SINGLE = ("placement", "limit", "text", "images")
-_KEYS = (*_LISTS, "set", *_SINGLE)
+KEYS = (
+    FileKey(
+        "models",
+        "Models: names, folders or GGUF files, as for `lightloom run --model`.",
+        '["digits"]',
+        allowed="list of texts",
+    ),
+    FileKey(
+        "profiles",
+        "Bench profiles: names, or TOML files.",
+        as_toml([DEFAULT]),
+        allowed="list of texts",
+    ),
+    FileKey(
+        "encodings",
+        "Encodings; without the key that of each profile.",
+        allowed="list of texts",
+    ),
+    FileKey(
+        "light",
+        'Values of `photons_full_scale`; "none" for no shot noise. '
+        "Without the key each profile has its own light.",
+        allowed="list of numbers",
+    ),
+    FileKey("seeds", "Seeds of the noise.", "[0]", allowed="list; each: integer, 0 or more"),
+    FileKey("set", "Other fields of a profile, each with a list of values.", "{}", allowed="table"),
+    FileKey(
+        "placement",
+        "Policy that sends products to light.",
+        as_toml(DEFAULT_POLICY),
+        allowed=", ".join(map(as_toml, POLICIES)),
+    ),
+    FileKey(
+        "limit",
+        "Number of inputs of each point; without the key all.",
+        allowed="integer, 1 or more",
+    ),
+    FileKey("text", "Text file for language models and encoders."),
+    FileKey("images", "File of images for vision models; without the key those of the model."),
+)
+"""The keys of a sweep file."""
+_KEYS = tuple(key.name for key in KEYS)
 _QUIET = 10  # times as long as writing took, before the next write
 
 

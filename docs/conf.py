@@ -14,8 +14,10 @@ version = release = version_of("lightloom")
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
-    "sphinx.ext.napoleon",
     "sphinx_design",
+    "command_reference",
+    "public_names",
+    "settings_tables",
 ]
 exclude_patterns = ["extensions"]
 
@@ -23,9 +25,24 @@ exclude_patterns = ["extensions"]
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 4
 
+# the API reference: types are in signatures, members as in the source, `name` is a Python name
+autodoc_class_signature = "mixed"
+autodoc_default_options = {"members": True}
+autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
+python_maximum_signature_line_length = 85
+default_role = "py:obj"
+
+smartquotes = False  # `--option` and "word" stay as they are typed
+
 html_theme = "furo"
 html_title = f"lightloom {release}"
 html_copy_source = False
+html_static_path = ["_static"]
+html_css_files = ["tables.css"]
 
 # the build needs no network, so other projects' pages are not asked for names
-nitpick_ignore_regex = [("py:.*", r"(?!lightloom).*")]
+nitpick_ignore_regex = [
+    ("py:.*", r"(?!lightloom).*"),
+    ("py:.*", r"lightloom\.instruments\.conformance\.Kind"),  # a type variable
+]

@@ -10,6 +10,7 @@ import os
 import re
 import socket
 import stat
+import sys
 from functools import lru_cache
 from pathlib import Path
 from threading import Thread
@@ -44,7 +45,12 @@ def is_lasting(address: str) -> bool:
 
 
 def x_display(name: str) -> str:
-    """Return the canonical name of an X display; "" means the display of the environment."""
+    """Return the canonical name of an X display; "" means the display of the environment.
+
+    Windows and macOS show windows without one, even where an X server sets a variable.
+    """
+    if sys.platform in ("win32", "darwin"):
+        return ""
     name = name or os.environ.get("DISPLAY", "")
     found = _SCREEN.fullmatch(name.strip().casefold())
     return found[1] if found else name

@@ -48,7 +48,14 @@ class Identity:
 
 @dataclass(frozen=True)
 class Finding:
-    """One result of a self-test."""
+    """One result of a self-test.
+
+    Parameters
+    ----------
+    what : the property that was tested
+    passed : whether it was as it must be
+    detail : the measured value, or the message of an error
+    """
 
     what: str
     passed: bool

@@ -39,7 +39,13 @@ _ROUNDING, _ROUNDING_S = 0.01, 1e-6  # that a camera may apply, relative; least 
 
 @dataclass(frozen=True)
 class Region:
-    """A part of the sensor, in pixels and numpy order."""
+    """A part of the sensor, in pixels and numpy order.
+
+    Parameters
+    ----------
+    top, left : first row and first column
+    height, width : number of rows and of columns
+    """
 
     top: int
     left: int
@@ -67,8 +73,10 @@ class RawFrame:
 
     Parameters
     ----------
+    data : counts of the region, uint8 or uint16 [height, width]
     number : frame number of the device; None where it counts no frames
     taken_at_s : start of the exposure, on the instrument's clock
+    is_complete : False where a part of the frame did not arrive
     """
 
     data: np.ndarray
@@ -79,7 +87,16 @@ class RawFrame:
 
 @dataclass(frozen=True)
 class CameraFrame:
-    """A fresh frame: counts of the region, uint8 or uint16 [height, width]."""
+    """A fresh frame.
+
+    Parameters
+    ----------
+    data : counts of the region, uint8 or uint16 [height, width]
+    frame_id : number of the frame on this camera, counted from 1
+    taken_at_s : start of the exposure, on the instrument's clock
+    exposure_s : duration of the exposure
+    shot : the shot that the trigger named; None where it named none
+    """
 
     data: np.ndarray
     frame_id: int
@@ -96,15 +113,13 @@ class CameraFrame:
 
 
 class CountOptions(DriverOptions):
-    """Settings of the counts of any camera.
-
-    Parameters
-    ----------
-    count_shift : bits by which counts are left-aligned in their word, such as 4 for 12 bits in 16;
-        the counts are shifted back
-    """
+    """Settings of the counts of any camera."""
 
     count_shift: int = Field(default=0, ge=0, le=15)
+    """Bits by which counts are left-aligned in their word, such as 4 for 12 bits in 16.
+
+    The driver shifts the counts back. Counts that do not fit the bit depth are refused.
+    """
 
 
 class Camera(Instrument):
@@ -440,11 +455,12 @@ class Camera(Instrument):
             start_s = self.clock.now_s()
             frame = self.take(self._exposure_s + self.readout_s + 5.0)
             duration_s = self.clock.now_s() - start_s
-        detail = f"{frame.data.shape}, counts {frame.data.min()} to {frame.data.max()}"
+        counts = f"counts {frame.data.min()} to {frame.data.max()}"
+        detail = f"{frame.data.shape}, {counts}, in {duration_s:.4g} s"
         shift = alignment_shift(frame.data, self.bit_depth)
         if shift:
             detail = (
                 f"all counts are multiples of {1 << shift}, so they are left-aligned and not of "
-                f"{self.bit_depth} bits as sent;  set count_shift = {shift}"
+                f"{self.bit_depth} bits as sent; set count_shift = {shift}"
             )
-        return [Finding("takes a frame", not shift, f"{detail}, in {duration_s:.4g} s")]
+        return [Finding("takes a frame", not shift, detail)]

@@ -30,7 +30,15 @@ _OVERRANGE = 0.25  # fraction of an input range that a converter may read beyond
 
 @dataclass(frozen=True)
 class Samples:
-    """Voltages, float64 [channels, samples], and the time of the first sample."""
+    """Voltages, and the time of the first sample.
+
+    Parameters
+    ----------
+    volts : float64 [channels, samples]
+    rate_hz : samples per second and channel
+    started_at_s : time of the first sample, on the instrument's clock
+    shot : the shot that the call named; None where it named none
+    """
 
     volts: np.ndarray
     rate_hz: float

@@ -156,6 +156,14 @@ def system_error(error: OSError) -> str:
     return f"cannot use {str(error.filename)!r}: {why}"
 
 
+def is_port_in_use(error: BaseException) -> bool:
+    """Return whether pyserial reports that another program holds a port.
+
+    On Windows every port is exclusive, so a second program is refused access.
+    """
+    return "exclusively lock" in str(error) or "PermissionError" in str(error)
+
+
 def one_line(error: BaseException) -> str:
     """Return the message of a library's exception on one line; its type where it has none."""
     return " ".join(str(error).split()) or type(error).__name__

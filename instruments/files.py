@@ -13,7 +13,9 @@ import re
 import secrets
 import shutil
 import stat
+import sys
 import tempfile
+import time
 import zlib
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -23,6 +25,7 @@ from typing import Any
 from .errors import InputError
 
 _HEAD_BYTES = 1 << 16  # leading bytes that contain the kind of an output
+_MOVE_TRIES, _MOVE_PAUSE_S = 20, 0.05  # of a rename on Windows
 
 
 def check_output(path: str | Path, kind: str = "") -> None:
@@ -83,7 +86,7 @@ def whole_output(path: str | Path, kind: str = "") -> Iterator[Path]:
             check_output(path, kind)  # a file may have appeared meanwhile
             if place.exists() and kind:
                 shutil.copymode(place, draft)
-            (draft.replace if kind else draft.rename)(place)
+            move(draft, place, replaces=bool(kind))
         except BaseException:
             _remove(draft)
             raise
@@ -197,12 +200,56 @@ def replace_file(path: Path, content: bytes) -> None:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-        draft.replace(path)
+        move(draft, path)
     except BaseException:
         with contextlib.suppress(OSError):
             draft.unlink()
         raise
     _sync_folder(path.parent)
+
+
+def move(draft: Path, place: Path, replaces: bool = True) -> None:
+    """Rename a complete file or folder to its final name.
+
+    On Windows, this fails while another program, such as a virus scanner, has one of the two open.
+    It is retried there for a second.
+
+    Parameters
+    ----------
+    replaces : whether it replaces an existing file
+
+    Raises
+    ------
+    OSError : when it cannot be renamed
+    """
+    rename = draft.replace if replaces else draft.rename
+    for _ in range(_MOVE_TRIES - 1 if sys.platform == "win32" else 0):
+        try:
+            rename(place)
+            return
+        except PermissionError:
+            time.sleep(_MOVE_PAUSE_S)
+    rename(place)
+
+
+def write_probe(folder: Path, content: bytes = b"") -> None:
+    """Write a file to a folder and remove it, to find out whether that is possible.
+
+    `tempfile` is not used: on Windows, it tries billions of names in a folder that refuses files.
+
+    Raises
+    ------
+    OSError : when the file cannot be written
+    """
+    probe = folder / f".lightloom.{secrets.token_hex(4)}.tmp"
+    try:
+        with probe.open("xb") as stream:
+            stream.write(content)
+            if content:
+                stream.flush()
+                os.fsync(stream.fileno())
+    finally:
+        _remove(probe)
 
 
 def read_note(path: Path) -> dict[str, str] | None:

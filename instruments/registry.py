@@ -13,9 +13,10 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from .errors import InputError
+from .file_keys import nearest_key
 
 if TYPE_CHECKING:
     from .base import Instrument
@@ -86,15 +87,20 @@ def create(
     try:
         checked = kind.Options.model_validate(options)
     except ValidationError as error:
-        raise InputError(f"{name}: {first_complaint(error)}") from None
+        raise InputError(f"{name}: {first_complaint(error, kind.Options)}") from None
     return kind(name, checked, clock=clock)
 
 
 _KINDS = re.compile(r"(constrained-|function-|literal\[|lax-or-strict)|(int|float|str|bool)$")
 
 
-def first_complaint(error: ValidationError) -> str:
-    """Return pydantic's first error as a sentence that names key and value."""
+def first_complaint(error: ValidationError, model: type[BaseModel]) -> str:
+    """Return pydantic's first error as a sentence that names key and value.
+
+    Parameters
+    ----------
+    model : of the file; an unknown key is answered by its key that is most like it
+    """
     first = error.errors()[0]
     # pydantic adds names of types for union values; these are not keys
     named = [str(part) for part in first["loc"] if not _KINDS.match(str(part))]
@@ -102,7 +108,8 @@ def first_complaint(error: ValidationError) -> str:
     message = first["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
     if first["type"] == "extra_forbidden":
-        return f"unknown key {where!r}"
+        nearest = nearest_key(model, first["loc"])
+        return f"unknown key {where!r}" + (f"; the nearest key is {nearest!r}" if nearest else "")
     if first["type"] == "missing":
         return f"{where} is missing"
     if not where or isinstance(first["input"], dict):  # a whole table: the message names the key

@@ -13,19 +13,18 @@ FlowControl = Literal["none", "xon/xoff", "rts/cts", "dtr/dsr"]
 
 
 class SerialOptions(DriverOptions):
-    """Settings of a serial line; None means 8 data bits, no parity, 1 stop bit, no flow control.
-
-    Parameters
-    ----------
-    stop_bits : 1, 1.5 or 2
-    echo : whether the device echoes each line; the echo is read and compared
-    """
+    """Settings of a serial line; None means 8 data bits, no parity, 1 stop bit, no flow control."""
 
     parity: Parity | None = None
+    """Parity of a serial line; without the key it has none."""
     data_bits: int | None = Field(default=None, ge=5, le=8)
+    """Data bits of a character on a serial line; without the key 8."""
     stop_bits: float | None = None
+    """Stop bits of a serial line: 1, 1.5 or 2; without the key 1."""
     flow_control: FlowControl | None = None
+    """Flow control of a serial line; without the key it has none."""
     echo: bool = False
+    """Whether the device echoes each line that it receives; the echo is read and compared."""
 
     @field_validator("stop_bits")
     @classmethod

@@ -5,6 +5,7 @@ Not here: the meaning of a file, which its reader defines.
 
 import tomllib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,9 +15,14 @@ from .errors import InputError
 
 
 class TomlTable(BaseModel):
-    """A table of a file; refuses unknown keys, flags for numbers, and infinity or NaN."""
+    """A table of a file; refuses unknown keys, flags for numbers, and infinity or NaN.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    The docstring below a field is the meaning of its key, which the reference shows.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     @field_validator("*", mode="before")
     @classmethod
@@ -27,15 +33,19 @@ class TomlTable(BaseModel):
         return value
 
 
-def one_of(table: Mapping[str, Any]) -> AfterValidator:
-    """Return a check that a text is a key of a table, to which others may add."""
+@dataclass(frozen=True, eq=False)
+class _OneOf:
+    table: Mapping[str, Any]
 
-    def check(key: str) -> str:
-        if key not in table:
-            raise ValueError(f"choose from {', '.join(table)}")
+    def __call__(self, key: str) -> str:
+        if key not in self.table:
+            raise ValueError(f"choose from {', '.join(self.table)}")
         return key
 
-    return AfterValidator(check)
+
+def one_of(table: Mapping[str, Any]) -> AfterValidator:
+    """Return a check that a text is a key of a table, to which others may add."""
+    return AfterValidator(_OneOf(table))
 
 
 def _holds_flag(value: Any) -> bool:

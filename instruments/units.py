@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
@@ -49,12 +50,16 @@ def quantity(value: Any, unit: str) -> float:
     return value
 
 
-def _of(unit: str) -> BeforeValidator:
-    return BeforeValidator(lambda value: quantity(value, unit))
+@dataclass(frozen=True)
+class _In:
+    unit: str
+
+    def __call__(self, value: Any) -> float:
+        return quantity(value, self.unit)
 
 
-Seconds = Annotated[float, _of("s"), Field(ge=0)]
-Watts = Annotated[float, _of("W"), Field(ge=0)]
-Volts = Annotated[float, _of("V")]
-Metres = Annotated[float, _of("m"), Field(ge=0)]
-Hertz = Annotated[float, _of("Hz"), Field(gt=0)]
+Seconds = Annotated[float, BeforeValidator(_In("s")), Field(ge=0)]
+Watts = Annotated[float, BeforeValidator(_In("W")), Field(ge=0)]
+Volts = Annotated[float, BeforeValidator(_In("V"))]
+Metres = Annotated[float, BeforeValidator(_In("m")), Field(ge=0)]
+Hertz = Annotated[float, BeforeValidator(_In("Hz")), Field(gt=0)]

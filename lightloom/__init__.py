@@ -108,7 +108,8 @@ def plan(
         shape without weights, such as "gpt2"
     backend : a backend, or its name or path, as `open_backend` takes it
     batch : images, sentences or sequences in one pass
-    sequence : tokens of each; None is the context of a vision model, else 128 at most
+    sequence : tokens of each; None is 128, or the context of the model if that is shorter; a vision
+        model always takes its context
     new_tokens : tokens to generate after them, one pass each
     placement : a policy, the path of a file of rules, or the placement of another plan
     constants : of energy, as for `Plan.energy`; the placement "least-energy" uses them
@@ -134,7 +135,25 @@ def resume(
     accept: Sequence[str] = (),
     progress: Callable[[str, int, int], None] | None = None,
 ) -> "Run":
-    """Resume a run from its journal; see `scheduler.runs.resume.resume`."""
+    """Resume a run from its last finished step, or tile, and finish it.
+
+    The result has the same bits as that of a run that was never interrupted: on the mock, and on a
+    simulated bench without faults.
+
+    Parameters
+    ----------
+    path : journal of the run (the argument `record` of `Plan.run`)
+    model, bench : their paths now, if they were moved; all benches, in their order
+    accept : changes to accept: "model", "bench", "calibration", "versions"; the journal records
+        them
+    progress : called with (what, done, total)
+
+    Raises
+    ------
+    InputError : when model, bench, calibration or versions differ from those that began the run,
+        or the journal cannot be used; it is left as it was
+    InUse : when another process writes it
+    """
     from .models import load_model
     from .scheduler.runs.resume import resume as resumed
 

@@ -22,7 +22,7 @@ def main() -> NoReturn:
 def _command_line() -> None:
     from .cli.app import app
 
-    app()
+    app(windows_expand_args=False)  # otherwise a prompt could name files: *, ?, ~, %NAME%
 
 
 def run(work: Callable[[], object]) -> NoReturn:

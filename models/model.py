@@ -96,11 +96,12 @@ class Model:
 
     A copy, by `copy.deepcopy` or through `pickle` to another process, opens the model again.
 
-    Every call takes `backend` (None is digital, a name, or a backend) and `placement`: the policy
-    that decides which products go to light ("paper", "projections", "all-optical", "host",
-    "fastest", "least-energy", or the path of a file of rules), or the placement of a plan. The
-    policies "fastest" and "least-energy" decide by the sizes of the first call on a backend, and
-    later calls use the same placement.
+    Every call takes `backend`: a backend or its name; None is digital. It also takes `placement`,
+    which decides which products go to light: a policy by name (`lightloom.scheduler.POLICIES`), the
+    path of a file of rules, or the placement of a plan. The policies "fastest" and "least-energy"
+    decide by the sizes of the first call on a backend, and later calls use the same placement.
+
+    Its `config` holds its sizes. Its `weights` are float32 arrays by name, none for a mere shape.
     """
 
     def __init__(
@@ -184,7 +185,7 @@ class Model:
     # ------------------------------------------------------------ programs and passes
 
     def program(self, ending: str) -> Program:
-        """Return the program of one forward pass, up to an ending (see the family's module)."""
+        """Return the program of one forward pass up to "logits", "last", "hidden" or "sentence"."""
         if ending not in self._programs:
             if ending == "loss":
                 weight = self.family.head_weight(self.config)

@@ -34,8 +34,8 @@ class Executor(StepRunner):
     ----------
     backend : runs the matmuls that the placement sends to light
     weights : name -> float32 array; looked up when a step needs it
-    placement : which matmuls go to light: a decided placement, or a policy (see `placement`); a
-        policy that needs costs decides by the sizes of the first call, for all later calls, too
+    placement : which matmuls go to light: a decided placement, or a policy (see `placement`). A
+        policy that needs costs decides by the sizes of the first call, also for later calls
 
     Attributes
     ----------

@@ -45,8 +45,8 @@ class Placement:
     ----------
     policy : its name, or the path of a file of rules
     on_light : names of the matmuls that go to light
-    decided_by : of each matmul: the policy, the rule where there is one, and for policies that need
-        costs the seconds (or joules) on light and on the host, over all passes, and the reason
+    decided_by : of each matmul: the policy, and the rule where there is one; for policies that need
+        costs also the reason, and the seconds (or joules) on light and on the host over all passes
     """
 
     policy: str

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..instruments import InputError
+from ..instruments.file_keys import REQUIRED, FileKey, as_toml
 from ..instruments.toml_file import read_toml
 from .program import OpticalMatmul
 
@@ -23,7 +24,30 @@ WHERE: Mapping[str, str] = {
     "least-energy": "least-energy",
 }
 """Value of `where` in a rule -> policy."""
-_KEYS = ("kind", "step", "layers", "where")
+TOP_KEYS = (
+    FileKey("default", "Policy for products that no rule fits.", '"paper"'),
+    FileKey("rule", "Rules, one table `[[rule]]` each.", REQUIRED, allowed="list of tables"),
+)
+"""The keys of a file of rules."""
+RULE_KEYS = (
+    FileKey("kind", "Kind of product, as `lightloom plan` shows it; without the key any kind."),
+    FileKey(
+        "step",
+        "Pattern of names of steps, such as `layer.*.mlp.*`; without the key any step.",
+    ),
+    FileKey(
+        "layers",
+        'Layer, such as "2", or range of layers, such as "0-3"; without the key any product.',
+    ),
+    FileKey(
+        "where",
+        "Place of the products that the rule fits.",
+        REQUIRED,
+        allowed=", ".join(map(as_toml, WHERE)),
+    ),
+)
+"""The keys of a table `[[rule]]`."""
+_KEYS = tuple(key.name for key in RULE_KEYS)
 
 
 @dataclass(frozen=True)

@@ -147,7 +147,7 @@ def test_every_run_says_whether_its_light_was_as_predicted(make_bench: BenchMake
     for _ in range(4):
         backend.matmul(x, w)
     sound = " ".join(backend.remarks)
-    assert "measurements of the light were" in sound and "NOT AS CALIBRATED" not in sound
+    assert "the light differed from its prediction" in sound and "NOT AS CALIBRATED" not in sound
     world = backend.bench.world
     assert world is not None
     world.options = world.options.model_copy(update={"source_rms": 0.02})

@@ -78,6 +78,7 @@ def test_links_of_a_page_exist(page: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # of Sphinx's next version, which its extensions give
 @pytest.mark.skipif(not find_spec("sphinx"), reason="no Sphinx: pip install '.[docs]'")
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     from sphinx.cmd.build import main

@@ -232,7 +232,7 @@ def test_arrays_of_other_sizes_get_a_stack_of_their_own(on_the_mock: Path, tmp_p
             journal.keep_step((number, 0, 0), [value, scalar, empty], 0.1)
     exported(path, output)
     found = arrays_of(output)
-    stack = "results/attention:qk"
+    stack = "results/attention%2Fqk"
     assert np.array_equal(found[f"{stack}/0"][0], values[0])
     for token, value in enumerate(values[1:], 1):
         assert np.array_equal(found[f"{stack}/0_2x{3 + token}"][0], value)

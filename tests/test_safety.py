@@ -595,7 +595,7 @@ def test_hazardous_light_needs_a_person_or_hardware(
 ) -> None:
     # A job at night must not leave a class 3B beam to a program alone.
     path = live_bench_process.write(tmp_path, laser.address, safety=BARE)
-    with pytest.raises(InputError, match="class 3B is not run unattended with no heartbeat"):
+    with pytest.raises(InputError, match=r"class 3B is not lit unattended.* no heartbeat"):
         load_bench(path).open()
     assert not laser.device.received  # refused before anything is touched
     monkeypatch.setenv(safety.ATTENDED, "1")

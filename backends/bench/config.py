@@ -36,20 +36,16 @@ _KINDS = {
 
 
 class LimitsTable(TomlTable):
-    """The limits that no run may exceed.
-
-    Parameters
-    ----------
-    power_w : lowest and highest set-point of the source
-    exposure_s : shortest and longest exposure
-    timeout_s : of one exchange
-    retries : of one shot, each counted with its reason
-    """
+    """The limits that no run may exceed."""
 
     power_w: tuple[Watts, Watts] = (0.0, 5e-3)
+    """Lowest and highest set-point; the source is held to it."""
     exposure_s: tuple[Seconds, Seconds] = (1e-6, 10.0)
+    """Shortest and longest exposure."""
     timeout_s: Seconds = 5.0
+    """Time-out of one exchange."""
     retries: int = Field(default=3, ge=0, le=100)
+    """Retries of one shot, where "retry" stands without a number in `[faults]`."""
 
     @model_validator(mode="after")
     def _ordered(self) -> LimitsTable:
@@ -61,28 +57,33 @@ class LimitsTable(TomlTable):
 
 
 class SuspendTable(TomlTable):
-    """A monitor that must stay within bounds during a run; a table `[[suspend]]` of a bench file.
-
-    Parameters
-    ----------
-    what : "power_meter" (in watts), "monitor" (a DAQ: volts * scale + offset), or "interlock"
-    channel : of a monitor
-    scale, offset : of a monitor, such as degrees per volt
-    low, high : bounds; None for no bound
-    every : time between two readings, on the bench's clock
-    back_for : time within bounds before shots continue
-    at_most : time out of bounds after which the run pauses
-    """
+    """A monitor that must stay within bounds during a run; a table `[[suspend]]`."""
 
     what: Literal["power_meter", "monitor", "interlock"]
+    """Role of the instrument that is read: a power meter in watts, or a DAQ.
+
+    Under "interlock" the bench asks the source whether it may emit, and does. An open interlock
+    never suspends: the run pauses, and the bench is latched off.
+    """
     channel: int = Field(default=0, ge=0)
+    """Input of a monitor that is read."""
     scale: float = 1.0
+    """Factor of a monitor, such as degrees per volt.
+
+    The reading is the voltage in volts times `scale`, plus `offset`.
+    """
     offset: float = 0.0
+    """Reading of a monitor at 0 V."""
     low: float | None = None
+    """Lowest reading within bounds; at least one of `low` and `high` must be given."""
     high: float | None = None
+    """Highest reading within bounds."""
     every: Seconds = 1.0
+    """Time between two readings, on the clock of the bench."""
     back_for: Seconds = 10.0
+    """Time within bounds before shots continue."""
     at_most: Seconds = 1800.0
+    """Time out of bounds after which the run pauses."""
 
     @field_validator("low", "high", mode="before")
     @classmethod
@@ -101,90 +102,98 @@ class SuspendTable(TomlTable):
 
 
 class ChecksTable(TomlTable):
-    """The checksums of a bench (docs/explanation/checks.md).
-
-    Parameters
-    ----------
-    rows : most rows of a tile that share a checksum; 0 for none. "auto": all rows of a tile, if a
-        frame holds at least 64 slots
-    inputs : least number of input frames of a job that also shows their sum; 0 for none. "auto": 16
-        if all slots of a frame see one input
-    """
+    """The checksums of a bench (docs/explanation/checks.md)."""
 
     rows: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    """Most rows of a tile that share a checksum, which takes two slots; 0 for no checksum.
+
+    Under "auto" all rows of a tile share one, if a frame holds at least 64 slots.
+    """
     inputs: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    """Least number of input frames of a job that also shows half their mean; 0 for none.
+
+    Under "auto" it is 16 on line and single-pixel benches, and 0 on imaged benches.
+    """
 
 
 class HeartbeatTable(TomlTable):
-    """A digital line that a retriggerable relay watches.
-
-    Parameters
-    ----------
-    instrument : role of the DAQ that has the line
-    line : number of the line, from 0
-    period_s : of the square wave; the relay must hold longer than this, and than an exposure
-    stops_after_s : time without progress after which the heartbeat stops, so that the relay falls
-    """
+    """A digital line that a retriggerable relay watches."""
 
     instrument: str
+    """Role of the DAQ that has the line."""
     line: int = Field(ge=0)
+    """Number of the line, from 0."""
     period_s: Seconds = Field(default=0.2, ge=0.01, le=10)
+    """Period of the square wave; the relay must hold longer than this, and than an exposure."""
     stops_after_s: Seconds = Field(default=10.0, ge=0.1, le=600)
+    """Time without progress after which the heartbeat stops, so that the relay falls."""
 
 
 class SafetyTable(TomlTable):
-    """The safety hardware of the source.
-
-    Parameters
-    ----------
-    laser_class : of the source as it is used (IEC 60825-1); None if it is not a laser
-    shutter : "normally-closed" shuts by itself when its supply, or the heartbeat, fails
-    heartbeat : drives the relay in the supply of shutter or interlock
-    """
+    """The safety hardware of the source."""
 
     laser_class: Literal["1", "1M", "2", "2M", "3R", "3B", "4"] | None = None
+    """Class of the source as it is used (IEC 60825-1); leave it out if it is not a laser."""
     shutter: Literal["normally-closed", "normally-open", "none"] = "none"
+    """A "normally-closed" shutter shuts by itself when its supply, or the heartbeat, fails."""
     heartbeat: HeartbeatTable | None = None
+    """Line that drives the relay in the supply of shutter or interlock while shots are taken."""
 
 
 class BenchFile(TomlTable):
-    """The content of a bench file.
-
-    Parameters
-    ----------
-    coherence : only "incoherent" is supported: powers add
-    calibration : file that `lightloom calibrate` wrote; None for the one beside the bench file;
-        "ground-truth" for the true values of a simulated bench
-    calibration_lasts_s : age at which a calibration expires
-    drift_tolerance : relative change of the brightness since calibration at which a run pauses
-    clock : "real", or "virtual" for simulated benches: it advances only when all host threads are
-        idle
-    power_w : set-point of the source during a run
-    align_power_w : highest set-point during alignment, when people are near the beam
-    exposure_s : of one shot
-    faults : kind of fault -> recoveries, in order (see `fault_policy`)
-    suspend : monitors that must be within bounds during a run
-    """
+    """The content of a bench file."""
 
     schema_: Literal[1] = Field(alias="schema")
+    """Version of the form of the file."""
     name: str = ""
+    """Name of the bench in reports."""
     layout: Literal["imaged", "line", "single-pixel"]
+    """Where the light of a dot product falls: a block of pixels, a line, or a photodiode."""
     coherence: str
+    """Always "incoherent": powers of light add. Any other value is refused."""
     calibration: str | None = None
+    """Calibration file, relative to the bench file.
+
+    Without the key it is the file beside the bench file, such as `bench.calibration.json` for
+    `bench.toml`. Under "ground-truth" a simulated bench tells its true values; a real one refuses.
+    """
     calibration_lasts_s: Seconds = 86400.0
+    """Age at which a calibration expires."""
     drift_tolerance: float = Field(default=0.2, gt=0, lt=0.5)
+    """Largest relative change of the brightness since calibration.
+
+    Beyond it a run makes the bench safe and pauses.
+    """
     clock: Literal["real", "virtual"] = "real"
+    """On a "virtual" clock, for simulated benches only, waiting takes no time.
+
+    It advances only when all host threads are idle.
+    """
     power_w: Watts = 1e-3
+    """Set-point of the source during a run, within `limits.power_w`."""
     align_power_w: Watts = 1e-3
+    """Highest set-point during alignment, when people are near the beam."""
     exposure_s: Seconds = 2e-3
+    """Exposure of one shot, within `limits.exposure_s` and at most `limits.timeout_s`.
+
+    For a modulator that dithers, it is a whole number of its periods.
+    """
     encoding: EncodingTable = EncodingTable()
+    """How numbers are laid out on the modulators."""
     limits: LimitsTable = LimitsTable()
+    """Limits that no run may exceed."""
     checks: ChecksTable = ChecksTable()
+    """Checksums that the bench shows beside the numbers."""
     safety: SafetyTable = SafetyTable()
+    """Safety hardware around the source."""
     faults: dict[str, str] = Field(default_factory=dict)
+    """Recoveries from each kind of fault, in order."""
     suspend: tuple[SuspendTable, ...] = ()
+    """Monitors that must be within bounds during a run, one table each."""
     instruments: dict[str, dict[str, Any]]
+    """Driver and settings of the instrument in each role, one table each."""
     world: WorldOptions = WorldOptions()
+    """Properties of a simulated bench."""
 
     @model_validator(mode="after")
     def _complete(self) -> BenchFile:
@@ -248,7 +257,7 @@ def read_bench_file(path: str | Path) -> BenchFile:
     try:
         checked = BenchFile.model_validate(document)
     except ValidationError as error:
-        raise InputError(f"{path}: {first_complaint(error)}") from None
+        raise InputError(f"{path}: {first_complaint(error, BenchFile)}") from None
     try:
         _check_instruments(checked)
     except InputError as error:

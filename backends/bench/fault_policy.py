@@ -1,42 +1,13 @@
 """`FaultPolicy`: the recoveries for each kind of fault, in order, each counted and reported.
 
-LOST stands for: retry, wait 20 ms, wait 0.2 s, reconnect, retry, pause.
-
-| kind | what happened | default recoveries |
-|---|---|---|
-| stale | the exposure shows an earlier frame, or two frames | LOST |
-| dropped | a gap in the camera's frame numbers | LOST |
-| incomplete | a part of a frame did not arrive | LOST |
-| timeout | no answer, or no frame, in time | LOST |
-| protocol-error | an answer that does not follow the protocol | LOST |
-| disconnected | a device is disconnected | reconnect 2, wait 5 s, reconnect, pause |
-| in-use | another process holds a device | wait 2 s, reconnect, wait 10 s, reconnect, pause |
-| unexpected-intensity | far too little or too much light | retry, wait 20 ms, wait 0.2 s, pause |
-| checksum-mismatch | a checksum of a tile does not match | retry, wait 20 ms, wait 0.2 s, pause |
-| drift-exceeded | the light left the tolerance of the bench file | pause |
-| saturated | a detector is saturated | retry 1, pause |
-| interlock | the interlock is open, or emission has stopped | always pause, and latch the bench |
-
-The table `[faults]` of a bench file sets others: `stale = "retry 5, wait 2 s, retry, pause"`.
-
-| recovery | what it does |
-|---|---|
-| retry N | shows both frames again and takes the shot again, N times; `limits.retries` without N |
-| wait TIME | waits, then retries |
-| reconnect N | closes and connects the device that failed, or all but the source if it is |
-|  | unknown; sets it up as when the bench was opened, then retries |
-| realign | measures the registration, then restarts products; calibrated benches only |
-| recalibrate | aligns and calibrates, then restarts products; calibrated benches only |
-| host | computes the numbers of this shot from the same grey levels, counted as marked |
-| skip | uses the numbers of a dark tile for this shot, counted as marked |
-| pause | makes the bench safe and ends the run with a diagnosis; it can be resumed |
-
-Each shot uses the list of each kind once, so every combination of faults ends. At the end of a
-list the run pauses.
+The table `[faults]` of a bench file sets them: `stale = "retry 5, wait 2 s, retry, pause"`. Each
+shot uses the list of each kind once, so every combination of faults ends. At the end of a list the
+run pauses.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -57,6 +28,7 @@ from ...instruments import (
     StaleFrame,
     UnexpectedIntensity,
 )
+from ...instruments.file_keys import FileKey, as_toml
 from ...instruments.units import quantity
 
 KINDS: dict[type[BaseException], str] = {
@@ -78,16 +50,47 @@ SUSPENDED = "suspended"  # shots taken again because a monitor was out of bounds
 
 _LOST = "retry, wait 20 ms, wait 0.2 s, reconnect, retry, pause"
 _UNLIKELY = "retry, wait 20 ms, wait 0.2 s, pause"
+FAULT_KEYS = tuple(
+    FileKey(kind, meaning, as_toml(recoveries), allowed="")
+    for kind, meaning, recoveries in (
+        ("stale", "The exposure shows an earlier frame, or two frames.", _LOST),
+        ("dropped", "A gap in the camera's frame numbers.", _LOST),
+        ("incomplete", "A part of a frame did not arrive.", _LOST),
+        ("timeout", "No answer, or no frame, in time.", _LOST),
+        ("protocol-error", "An answer that does not follow the protocol.", _LOST),
+        ("disconnected", "A device is gone.", "reconnect 2, wait 5 s, reconnect, pause"),
+        (
+            "in-use",
+            "Another process holds a device.",
+            "wait 2 s, reconnect, wait 10 s, reconnect, pause",
+        ),
+        ("unexpected-intensity", "Far too little or too much light.", _UNLIKELY),
+        ("checksum-mismatch", "A checksum of a tile does not match.", _UNLIKELY),
+        ("drift-exceeded", "The brightness left `drift_tolerance`.", "pause"),
+        ("saturated", "A detector is saturated.", "retry 1, pause"),
+    )
+)
+"""The keys of the table `[faults]`: a kind of fault, and its recoveries in order."""
 DEFAULTS = {
-    **dict.fromkeys(("stale", "dropped", "incomplete", "timeout", "protocol-error"), _LOST),
-    "disconnected": "reconnect 2, wait 5 s, reconnect, pause",
-    "in-use": "wait 2 s, reconnect, wait 10 s, reconnect, pause",
-    "unexpected-intensity": _UNLIKELY,
-    "checksum-mismatch": _UNLIKELY,
-    "drift-exceeded": "pause",
-    "saturated": "retry 1, pause",
-    "interlock": "pause",
+    **{key.name: json.loads(key.default) for key in FAULT_KEYS},
+    "interlock": "pause",  # no file changes it
 }
+RECOVERIES: Mapping[str, str] = {
+    "retry N": "Shows both frames again and takes the shot again, up to N times. Without N it is "
+    "`limits.retries`; N is at most 100.",
+    "wait TIME": "Waits, up to an hour, then retries.",
+    "reconnect N": "Closes and connects the device that failed, then sets it up as when the bench "
+    "was opened, and retries. If it is unknown, the bench connects all devices but the source "
+    "again. A source emits again only if its interlock is closed.",
+    "realign": "Measures the registration and keeps the rest of the calibration, then restarts "
+    "the products; calibrated benches only.",
+    "recalibrate": "Aligns and calibrates, then restarts the products; calibrated benches only.",
+    "host": "Computes the numbers of this shot from the same grey levels; they count as marked.",
+    "skip": "Uses the numbers of a dark tile for this shot; they count as marked.",
+    "pause": "Makes the bench safe and ends the run with a diagnosis; `lightloom resume` continues "
+    "it.",
+}
+"""Recovery -> what it does."""
 OLD_KINDS = {  # words of older files -> current words
     "garbled": "protocol-error",
     "wrong-light": "unexpected-intensity",

@@ -46,7 +46,8 @@ _ADVICE = {
     "drift-exceeded": "let the source settle, and resume; if the drift stays, run `lightloom "
     "calibrate`, and resume with --accept calibration",
     "saturated": "lower power_w or exposure_s in the bench file",
-    "interlock": "make the beam path safe, then re-arm the source on site",
+    "interlock": "make the beam path safe, re-arm the source on site, then re-arm the bench with "
+    "`lightloom check --rearm`",
 }
 
 
@@ -166,9 +167,10 @@ class FaultRecovery:
         Paused : always
         """
         bench, began_s = self._bench, pending.began_s
-        role = role_of(bench, error.instrument)
+        role, reason = role_of(bench, error.instrument), str(error)
         if kind == "interlock":
-            safety.latch(bench.path, f"{error}", bench.latches)
+            reason = reason.partition(";")[0]  # without its advice, which follows
+            safety.latch(bench.path, reason, bench.latches)
         diagnosis = Diagnosis(role, "", _ADVICE.get(kind, ""))
         if kind in _DIAGNOSED_KINDS:
             diagnosis = diagnose(bench, self._decoder)
@@ -178,11 +180,12 @@ class FaultRecovery:
         tried = ", ".join(f"{name} {count}" for name, count in counts if name != PAUSE.name)
         clause = f"; {diagnosis.sentence}" if diagnosis.sentence else ""
         advice = f"; {diagnosis.advice}" if diagnosis.advice else ""
-        self._record(kind, device, pending, "pause", str(error) + clause, began_s)
+        times = f" {pending.attempts} times, the last time" if pending.attempts > 1 else ""
+        self._record(kind, device, pending, "pause", reason + clause, began_s)
         raise Paused(
-            f"{bench.path}: shot {pending.name} failed {pending.attempts} times, the last "
-            f"time ({kind}{f', {device}' if device else ''}): {error}{clause}; tried: "
-            f"{tried or 'nothing'}{advice}; the bench is safe",
+            f"{bench.path}: shot {pending.name} failed{times} ({kind}"
+            f"{f', {device}' if device else ''}): {reason}{clause}; tried: {tried or 'nothing'}"
+            f"{advice}; the bench is safe",
             kind,
             device,
             diagnosis.advice,

@@ -87,9 +87,9 @@ class Monitors:
         while not clock.now_s() - back_s >= back_for_s:
             if clock.now_s() - since_s > at_most_s:
                 raise Paused(
-                    f"{self._bench.path}: {complaint}, and it has not been back for "
-                    f"{back_for_s:g} s within at_most = {at_most_s:g} s; bring it back within its "
-                    "bounds, then resume the run; the bench is safe",
+                    f"{self._bench.path}: {complaint}, and did not stay within its bounds for "
+                    f"{back_for_s:g} s before at_most = {at_most_s:g} s had passed; bring it back "
+                    "within its bounds, then resume the run; the bench is safe",
                     SUSPENDED,
                     complaint.split(" ", 1)[0],
                     "bring it back within its bounds, then resume the run",

@@ -104,9 +104,9 @@ def refuse_unattended(file: BenchFile, path: str) -> None:
     missing = lacks(file)
     if file.safety.laser_class in _HARMFUL and missing and not is_attended():
         raise InputError(
-            f"{path}: a source of class {file.safety.laser_class} is not run unattended with "
-            f"{' and '.join(missing)}: wire them, or stay at the bench and say so (lightloom run "
-            f"--attended, or {ATTENDED}=1)"
+            f"{path}: a source of class {file.safety.laser_class} is not lit unattended, because "
+            f"the bench has {' and '.join(missing)}; wire them, or stay at the bench and say so "
+            f"(lightloom run --attended, or {ATTENDED}=1)"
         )
 
 

@@ -85,9 +85,9 @@ class ScaleTracker:
     def verdict(self) -> str:
         """A sentence on the agreement of the measurements of a run with the model."""
         return (
-            f"{self.judged:,.0f} measurements of the light were {self.consistency:,.2f} times as "
-            "far off (mean square) as predicted; by chance, "
-            f"{self.most_consistency:.2f} is exceeded once in 10,000 runs"
+            f"the light differed from its prediction by {self.consistency:,.2f} times the expected "
+            f"mean square in {self.judged:,.0f} measurements; chance exceeds "
+            f"{self.most_consistency:.2f} once in 10,000 runs"
         )
 
     def ahead(self, shots: int) -> float:

@@ -470,8 +470,8 @@ def _adjustments(
     if max(abs(rows), abs(columns)) > _SHIFT_PX:
         what = "the input modulator's image" if sign > 0 else "the image on the camera"
         adjustments.append(
-            f"move {what} by {sign * rows:+.1f} rows (towards higher row numbers is +) and "
-            f"{sign * columns:+.1f} columns, in pixels of the {name}"
+            f"move {what} by {sign * rows:+z.1f} rows (towards higher row numbers is +) and "
+            f"{sign * columns:+z.1f} columns, in pixels of the {name}"
         )
     if abs(angle) > _TURN_DEG:
         adjustments.append(

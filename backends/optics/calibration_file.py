@@ -487,32 +487,48 @@ def _way_out(key: str) -> str:
 
 
 class _Entry(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class _DataEntry(_Entry):
     file: StrictStr = Field(pattern=r"^[^/\\:]+\.safetensors$")
+    """Name of the file of arrays, in the same folder."""
     sha256: StrictStr = Field(pattern=r"^[0-9a-f]{64}$")
+    """SHA-256 of that file; another file is refused."""
     bytes: StrictInt
+    """Size of that file in bytes."""
 
 
 class _ArrayEntry(_Entry):
     name: StrictStr
+    """Name; in the file of arrays it is called "step/name"."""
     shape: tuple[StrictInt, ...]
+    """Length of each axis."""
     dtype: StrictStr
+    """Type of its numbers, as numpy names it."""
 
 
 class _StepEntry(_Entry):
     name: StrictStr
+    """Name of the step, such as "align", "dark_frames" or "response_curves"."""
     finished_at: Moment
+    """Time in ISO 8601, with zone, from which the age of the step counts."""
     shots: StrictInt
+    """Shots that this step took."""
     seconds: Number
+    """Bench time in seconds."""
     computing_s: Number
+    """Computing time of the host."""
     light_j: Number
+    """Energy of the light that left the source."""
     notes: tuple[StrictStr, ...]
+    """Sentences for the operator."""
     figures: tuple[Figure, ...]
+    """Measured numbers."""
     plots: tuple[Plot, ...]
+    """Plots of the arrays."""
     arrays: tuple[_ArrayEntry, ...]
+    """Curves and maps."""
 
 
 def _once_each(steps: tuple[_StepEntry, ...]) -> tuple[_StepEntry, ...]:
@@ -523,22 +539,39 @@ def _once_each(steps: tuple[_StepEntry, ...]) -> tuple[_StepEntry, ...]:
 
 class _BindingEntry(_Entry):
     layout: StrictStr
+    """Layout of the bench file."""
     instruments: dict[StrictStr, dict[StrictStr, Any]]
+    """Role -> identity and geometry of the instrument."""
     encoding: dict[StrictStr, Any]
+    """Table `[encoding]` of the bench file."""
     exposure_s: Number
+    """Exposure of one shot."""
     power_w: Number
+    """Set-point of the source."""
     is_simulated: StrictBool
+    """Whether the bench is simulated; its results are marked as such."""
 
 
 class _CalibrationHeader(_Entry):
     schema_: Literal[1, 2] = Field(alias="schema")
+    """Version of the form of the file.
+
+    Files of schema 1 are read, with a remark on their names of steps. A newer schema is refused.
+    """
     kind: Literal["lightloom calibration"]
+    """Kind of the file."""
     lightloom: StrictStr
+    """Version of lightloom that wrote the file."""
     created_at: Moment
+    """Time in ISO 8601, with zone, at which the calibration was begun."""
     binding: _BindingEntry
+    """Properties that the bench must still have."""
     data: _DataEntry
+    """The file of arrays."""
     sha256: StrictStr
+    """SHA-256 of the rest of the header; a header that was edited is refused."""
     steps: Annotated[tuple[_StepEntry, ...], AfterValidator(_once_each)]
+    """Steps, in the order in which they were first measured."""
 
 
 _COPIED = [name for name in _StepEntry.model_fields if name != "arrays"]
@@ -580,7 +613,9 @@ def _read_header(path: Path) -> _CalibrationHeader:
     try:
         header = _CalibrationHeader.model_validate(document)
     except ValidationError as error:
-        raise InputError(f"the calibration {path}: {first_complaint(error)}") from None
+        raise InputError(
+            f"the calibration {path}: {first_complaint(error, _CalibrationHeader)}"
+        ) from None
     if not is_sealed(document):
         raise InputError(
             f"the calibration {path} was changed after it was written: its SHA-256 does not match "

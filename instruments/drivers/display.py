@@ -34,21 +34,22 @@ _LISTING_S = 10.0  # time-out of a list of monitors
 class DisplaySLMOptions(DriverOptions):
     """Settings of a modulator on a display."""
 
-    monitor: int = Field(default=1, ge=0, description="counted from 0; monitor 0 is the operator's")
-    shape: tuple[int, int] | None = Field(
-        default=None, description="required (height, width) of the monitor; None accepts any"
-    )
-    refresh_hz: Hertz | None = Field(default=None, description="None queries the monitor")
-    latency_frames: float = Field(
-        default=3.0, ge=0, description="refresh periods from flip to light; 2-3 on HDMI"
-    )
-    settle_time_s: Seconds = Field(
-        default=0.2,
-        description="slowest change of grey level; measure it, laboratories use 0.2-0.5 s",
-    )
+    monitor: int = Field(default=1, ge=0)
+    """Number of the monitor, from 0; monitor 0 is the operator's."""
+    shape: tuple[int, int] | None = None
+    """Required height and width of the monitor, in pixels; without the key any size is accepted."""
+    refresh_hz: Hertz | None = None
+    """Refresh rate of the monitor; without the key the driver asks the monitor."""
+    latency_frames: float = Field(default=3.0, ge=0)
+    """Refresh periods from flip to light; 2 to 3 on HDMI."""
+    settle_time_s: Seconds = 0.2
+    """Slowest change of grey level; measure it (laboratories use 0.2 to 0.5 s)."""
     darkest_level: int = Field(default=0, ge=0, le=255)
-    timeout_s: Seconds = Field(default=2.0, description="for the window to show a frame")
-    x_display: str = Field(default="", description='X11 only: another display, such as ":1"')
+    """Grey level of a dark frame."""
+    timeout_s: Seconds = 2.0
+    """Time-out for the window to show a frame."""
+    x_display: str = ""
+    """Another X11 display, such as ":1"; only on X11."""
 
 
 class DisplaySLM(SpatialLightModulator):

@@ -59,30 +59,29 @@ _BENCH_FEATURES: dict[str, Any] = {  # set where the camera has them
 
 
 class GenicamOptions(CountOptions):
-    """Settings of a GenICam camera.
-
-    Parameters
-    ----------
-    producer : path of a GenTL producer (.cti); "" for all in GENICAM_GENTL64_PATH, "viky" for the
-        one with three emulated cameras in the package genicam
-    serial, index : serial number of the camera, or, without one, its index in the producers' list
-    pixel_format : "" for the unpacked monochrome format with the most bits
-    buffers : number of frames that may wait to be read before one is dropped
-    trigger_line : input line that starts an exposure in the trigger mode external
-    free_running : in the mode external, use the camera's own frame rate, one shot per frame
-    readout_s : time from the end of an exposure to the arrival of the frame
-    features : any other features by name, set once after connecting
-    """
+    """Settings of a GenICam camera."""
 
     producer: str = ""
+    """Path of a GenTL producer (.cti); "" for all producers in GENICAM_GENTL64_PATH.
+
+    "viky" is the producer with three emulated cameras in the package genicam.
+    """
     serial: str = ""
+    """Serial number of the camera; "" to choose it by `index`."""
     index: int = Field(0, ge=0)
+    """Place of the camera in the producers' list, from 0."""
     pixel_format: str = ""
+    """Pixel format of GenICam; "" for the unpacked monochrome format with the most bits."""
     buffers: int = Field(8, ge=1)
+    """Number of frames that may wait to be read before one is dropped."""
     trigger_line: str = "Line1"
+    """Input line that starts an exposure in the trigger mode external."""
     free_running: bool = False
+    """Whether the camera keeps its own frame rate in the mode external, one shot per frame."""
     readout_s: Seconds = 0.0
+    """Time from the end of an exposure to the arrival of the frame."""
     features: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    """Other features of GenICam by name, set once after connecting."""
 
 
 class GenicamCamera(Camera):

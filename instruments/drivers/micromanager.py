@@ -6,6 +6,8 @@ here: stages, shutters and autofocus of Micro-Manager, which a bench does not us
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
@@ -31,30 +33,29 @@ Properties = dict[str, str | int | float]
 
 
 class MicroManagerOptions(CountOptions):
-    """Settings of a Micro-Manager camera: a configuration file, or adapter and device.
-
-    Parameters
-    ----------
-    config : path of a configuration file (.cfg) whose camera is used
-    adapter, device : alternative to `config`, such as "DemoCamera" and "DCam"
-    adapter_path : folder of the device adapters; "" for the folder that pymmcore-plus finds
-    properties : values by name, set before initialisation where required, otherwise after it
-    software_properties : values set when the trigger mode becomes software
-    external_properties : values set for the mode external, to make the camera wait for its trigger
-        line; an empty table uses the camera's own frame rate; None refuses the mode
-    buffers : number of frames that may wait to be read before one is dropped
-    readout_s : time from the end of an exposure to the arrival of the frame
-    """
+    """Settings of a Micro-Manager camera: a configuration file, or adapter and device."""
 
     config: str = ""
+    """Path of a configuration file (.cfg) whose camera is used; give it, or adapter and device."""
     adapter: str = ""
+    """Device adapter, such as "DemoCamera"."""
     device: str = ""
+    """Device of the adapter, such as "DCam"."""
     adapter_path: str = ""
+    """Folder of the device adapters; "" for the folder that pymmcore-plus finds."""
     properties: Properties = Field(default_factory=dict)
+    """Properties by name, set before the initialisation if they must be, otherwise after it."""
     software_properties: Properties = Field(default_factory=dict)
+    """Properties that the driver sets when the trigger mode becomes software."""
     external_properties: Properties | None = None
+    """Properties for the trigger mode external, so that the camera waits for its trigger line.
+
+    An empty table uses the camera's own frame rate. Without the key the mode is refused.
+    """
     buffers: int = Field(8, ge=1)
+    """Number of frames that may wait to be read before one is dropped."""
     readout_s: Seconds = 0.0
+    """Time from the end of an exposure to the arrival of the frame."""
 
     @model_validator(mode="after")
     def _has_one_source(self) -> Self:
@@ -100,6 +101,7 @@ class MicroManagerCamera(Camera):
         self._core = import_extra("pymmcore", "micromanager", _PURPOSE).CMMCore()
         folder = self.options.adapter_path or plus.find_micromanager()
         self._core.setDeviceAdapterSearchPaths([folder] if folder else [])
+        _let_windows_search(folder)
         self._core.setTimeoutMs(ceil(timeout_s * 1000))
         if self.options.config:
             self._load_config()
@@ -298,6 +300,16 @@ class MicroManagerCamera(Camera):
             f"{self.name} ({self.address}) failed during {what}: {one_line(error)}; check cable "
             "and power, and that no other program holds it, then connect again"
         )
+
+
+def _let_windows_search(folder: str | None) -> None:
+    """Add the folder of the adapters to PATH, where Windows searches the libraries that they use.
+
+    `pymmcore_plus` does so, too.
+    """
+    paths = os.environ.get("PATH", "").split(os.pathsep)
+    if sys.platform == "win32" and folder and folder not in paths:
+        os.environ["PATH"] = os.pathsep.join([folder, *paths])
 
 
 def _snap(core: Any, frame: Future[Any]) -> None:

@@ -50,22 +50,22 @@ ERRORS: dict[int, type[InstrumentError]] = {
 
 
 class NiDaqOptions(DriverOptions):
-    """Settings of a card.
-
-    Parameters
-    ----------
-    address : name of the card in NI MAX, such as "Dev1"
-    low_v, high_v : input range; the card uses its narrowest range that contains it
-    terminals : wiring of the inputs; "default" is the default of the card
-    counters : number of counters that count from the connection on; None for two, as a single-pixel
-        bench needs, or as many as the card has, each from its first use on
-    """
+    """Settings of a card."""
 
     address: str = Field(default="Dev1", min_length=1)
+    """Name of the card in NI MAX."""
     low_v: Volts = -10.0
+    """Lowest voltage of the inputs; the card uses its narrowest range that contains both limits."""
     high_v: Volts = 10.0
+    """Highest voltage of the inputs."""
     terminals: Literal["default", "rse", "nrse", "diff"] = "default"
+    """Wiring of the inputs; "default" is the default of the card."""
     counters: int | None = Field(default=None, ge=0)
+    """Number of counters that count from the connection on.
+
+    Without the key it is two, as a single-pixel bench needs, or as many as the card has. Each then
+    counts from its first use on.
+    """
 
     @model_validator(mode="after")
     def _is_a_range(self) -> NiDaqOptions:

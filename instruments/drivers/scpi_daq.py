@@ -228,6 +228,7 @@ class ScpiDaqOptions(VisaOptions):
     """Settings of a DAQ: those of VISA, and `dialect`, a key of `DIALECTS`."""
 
     dialect: Annotated[str, one_of(DIALECTS)] = "red-pitaya"
+    """Family of devices whose commands the driver sends."""
 
 
 class ScpiDaq(VisaInstrument, Daq):

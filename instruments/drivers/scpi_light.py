@@ -33,18 +33,34 @@ class SourceCommands(DriverOptions):
     """The commands of a source; `{power}` is the set-point in the unit of the device."""
 
     set_power: str = "SOUR:POW {power:.6g}"
+    """Sets the power; `{power}` is the set-point in the unit of the device (`watts_per_unit`)."""
     ask_power: str = "SOUR:POW?"
-    ask_lowest: str = ""  # "SOUR:POW? MIN" where the device reports its limits
+    """Asks for the set-point, which is compared with the one that was sent."""
+    ask_lowest: str = ""
+    """Asks for the lowest power, such as "SOUR:POW? MIN" where the device reports its limits."""
     ask_highest: str = ""
+    """Asks for the highest power that the device can emit."""
     enable: str = "OUTP ON"
+    """Starts the emission."""
     disable: str = Field(default="OUTP OFF", min_length=1)
+    """Stops the emission."""
     ask_emission: str = Field(default="OUTP?", min_length=1)
+    """Asks for the emission, 0 or 1, after `enable` and after `disable`."""
     interlock: str = ""
-    interlock_closed: str = "1"  # the reply that means closed and not tripped
+    """Asks whether the interlock allows emission.
+
+    Without it, `check` says that no interlock state can be read, and counts it under NOT FAIL-SAFE.
+    """
+    interlock_closed: str = "1"
+    """Reply that means closed and not tripped."""
     open_shutter: str = ""
+    """Opens the shutter, after `enable`."""
     close_shutter: str = ""
+    """Closes the shutter, before `disable`."""
     ask_shutter: str = ""
-    shutter_closed: str = "0"  # the reply that means closed
+    """Asks for the shutter after `close_shutter`; a shutter that sticks is an error."""
+    shutter_closed: str = "0"
+    """Reply that means that the shutter is closed."""
 
     @field_validator("set_power")
     @classmethod
@@ -55,21 +71,21 @@ class SourceCommands(DriverOptions):
 
 
 class ScpiSourceOptions(VisaOptions):
-    """Settings of a source: those of VISA, its power limit, and its commands.
-
-    Parameters
-    ----------
-    max_power_w : largest power, which the device can only narrow; required unless
-        `commands.ask_highest` reads it from the device
-    watts_per_unit : 0.001 for a device that uses milliwatts
-    set_point_tolerance : relative deviation allowed between the set-point and the one confirmed
-    """
+    """Settings of a source: those of VISA, its power limit, and its commands."""
 
     max_power_w: Watts | None = None
+    """Largest power, which the device can only narrow.
+
+    It is required unless `commands.ask_highest` reads it from the device.
+    """
     watts_per_unit: float = Field(default=1.0, gt=0)
+    """Watts of one unit of the device, such as 0.001 for a device that uses milliwatts."""
     set_point_tolerance: float = Field(default=0.01, gt=0)
+    """Relative deviation allowed between the set-point and the one that the device confirms."""
     wavelength_m: Metres | None = None
+    """Wavelength of the source."""
     commands: SourceCommands = SourceCommands()
+    """Commands that differ from the defaults; "" if the device has no such command."""
 
 
 class ScpiSource(VisaInstrument, LightSource):
@@ -178,9 +194,13 @@ class PowerMeterCommands(DriverOptions):
     """The commands of a power meter; the defaults are those of the Thorlabs PM100 family."""
 
     prepare: tuple[str, ...] = ("SENS:POW:UNIT W",)
+    """Commands that prepare the meter after connecting."""
     set_wavelength: str = "SENS:CORR:WAV {nanometres:g}"
+    """Sets the wavelength, `{nanometres}`."""
     ask_wavelength: str = "SENS:CORR:WAV?"
+    """Asks for the wavelength in nanometres, which is compared with the one that was sent."""
     read: str = Field(default="MEAS:POW?", min_length=1)
+    """Reads the power."""
 
     @field_validator("set_wavelength")
     @classmethod
@@ -194,8 +214,11 @@ class ScpiPowerMeterOptions(VisaOptions):
     """Settings of a power meter: those of VISA, the wavelength and the commands."""
 
     wavelength_m: Metres | None = None
+    """Wavelength that the meter is set to; without the key its setting stays."""
     watts_per_unit: float = Field(default=1.0, gt=0)
+    """Watts of one unit of the device."""
     commands: PowerMeterCommands = PowerMeterCommands()
+    """Commands that differ from the defaults; "" if the device has no such command."""
 
 
 class ScpiPowerMeter(VisaInstrument, PowerMeter):

@@ -31,6 +31,7 @@ from ..errors import (
     InUse,
     LimitExceeded,
     ProtocolError,
+    is_port_in_use,
 )
 from ..serial_line import SerialOptions
 from ..trust import SerialPort
@@ -59,20 +60,19 @@ def unframed(start: str, line: bytes) -> list[str] | None:
 
 
 class SerialDaqOptions(SerialOptions):
-    """The address of the device and the settings of its line.
-
-    Parameters
-    ----------
-    address : a port, such as "COM3" or "/dev/ttyACM0", or a URL of pyserial ("socket://HOST:PORT",
-        "rfc2217://HOST:PORT", "loop://")
-    timeout_s : time-out of each question
-    restart_time_s : waiting time after opening, since many boards restart and then receive nothing
-    """
+    """The address of the device and the settings of its line."""
 
     address: SerialPort = Field(min_length=1)
+    """Port, such as "COM3" or "/dev/ttyACM0", or a URL of pyserial.
+
+    URLs are "socket://HOST:PORT", "rfc2217://HOST:PORT" and "loop://".
+    """
     baud_rate: int = Field(default=115_200, gt=0)
+    """Baud rate of the line."""
     timeout_s: Seconds = Field(default=1.0, gt=0)
+    """Time-out of each question."""
     restart_time_s: Seconds = 2.0
+    """Waiting time after opening, since many boards restart and then receive nothing."""
 
 
 class SerialDaq(Daq):
@@ -97,8 +97,7 @@ class SerialDaq(Daq):
                 **_settings_of(options),
             )
         except (OSError, ValueError) as error:
-            is_busy = "exclusively lock" in str(error) or "PermissionError" in str(error)
-            raise (InUse if is_busy else Disconnected)(
+            raise (InUse if is_port_in_use(error) else Disconnected)(
                 f"{self.name}: {options.address} cannot be opened ({error}); check address, cable, "
                 "permissions, and that no other program holds it"
             ) from error

@@ -39,52 +39,44 @@ _stdout_lock = Lock()
 
 
 class SlmsuiteOptions(DriverOptions):
-    """Settings of a device: its class in slmsuite and the arguments of that class.
-
-    Parameters
-    ----------
-    device : class, such as "slmsuite.hardware.slms.meadowlark.Meadowlark"
-    arguments : keyword arguments of the class; slmsuite writes sizes as [width, height]
-    """
+    """Settings of a device: its class in slmsuite and the arguments of that class."""
 
     device: str = Field(pattern=r"^\w+(\.\w+)+$")
+    """Class of slmsuite, such as "slmsuite.hardware.slms.meadowlark.Meadowlark"."""
     arguments: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of the class; slmsuite writes sizes as [width, height]."""
 
 
 class SlmsuiteSLMOptions(SlmsuiteOptions):
-    """Settings of a modulator.
-
-    Parameters
-    ----------
-    settle_time_s : slowest change of grey level; None for the assumption of slmsuite (0.3 s)
-    refresh_hz : frames begin at multiples of its period; None means immediately
-    latency_s : delay from the write to the first change of light
-    darkest_level : grey level that `blank` shows
-    """
+    """Settings of a modulator."""
 
     settle_time_s: Seconds | None = None
+    """Slowest change of grey level; without the key the assumption of slmsuite (0.3 s)."""
     refresh_hz: Hertz | None = None
+    """Refresh rate: frames begin at multiples of its period; without the key at once."""
     latency_s: Seconds = 0.0
+    """Delay from the write to the first change of light."""
     darkest_level: int = Field(0, ge=0)
+    """Grey level of a dark frame."""
 
 
 class SlmsuiteCameraOptions(SlmsuiteOptions, CountOptions):
-    """Settings of a camera.
-
-    Parameters
-    ----------
-    modulator : name of a connected `slmsuite-slm` for the argument `slm` of the class, as the
-        SimulatedCamera of slmsuite needs
-    flush : discard buffered frames before each shot; without it, a free-running camera returns
-        frames from before the trigger
-    timeout_s : time-out of a frame, in addition to its exposure
-    readout_s : time from the end of an exposure to the arrival of the frame
-    """
+    """Settings of a camera."""
 
     modulator: str = ""
+    """Name of a connected `slmsuite-slm`, such as "instruments.input".
+
+    The driver gives it to the class as the argument `slm`, as slmsuite's SimulatedCamera needs.
+    """
     flush: bool = True
+    """Whether buffered frames are discarded before each shot.
+
+    Without it, a free-running camera returns frames from before the trigger.
+    """
     timeout_s: Seconds = 5.0
+    """Time-out of a frame, in addition to its exposure."""
     readout_s: Seconds = 0.0
+    """Time from the end of an exposure to the arrival of the frame."""
 
 
 class _Adapter(Instrument):

@@ -28,6 +28,7 @@ from ..errors import (
     InstrumentTimeout,
     InUse,
     ProtocolError,
+    is_port_in_use,
     one_line,
 )
 from ..formatting import format_counted
@@ -65,29 +66,31 @@ _opening = Lock()  # pyvisa's resource managers are shared and must be created b
 
 
 class VisaOptions(SerialOptions):
-    """The address of a VISA instrument, its line endings, and the settings of a serial line.
-
-    Parameters
-    ----------
-    address : such as "TCPIP::192.168.1.5::5000::SOCKET", "USB0::0x2A8D::...::INSTR" or
-        "ASRL/dev/ttyUSB0::INSTR"
-    backend : backend of pyvisa: "@py" is pyvisa-py, "@ivi" a vendor's VISA, "FILE.yaml@sim" an
-        emulation, "" the library named by the environment variable PYVISA_LIBRARY
-    timeout_s : time-out of each query
-    baud_rate : of a serial line
-    identity_query : query with a constant reply, for resynchronisation; "" where there is none
-    acknowledge : reply of the device to each command that is not a query, such as "OK"; "" for
-        no reply
-    """
+    """The address of a VISA instrument, its line endings, and the settings of a serial line."""
 
     address: VisaAddress = Field(min_length=1)
+    """VISA address of the device.
+
+    For example "TCPIP::192.168.1.5::5000::SOCKET", "USB0::0x2A8D::...::INSTR" or
+    "ASRL/dev/ttyUSB0::INSTR".
+    """
     backend: VisaBackend = "@py"
+    """Backend of pyvisa: "@py" is pyvisa-py, "@ivi" a vendor's VISA, "FILE.yaml@sim" an emulation.
+
+    "" takes the library that the environment variable PYVISA_LIBRARY names.
+    """
     timeout_s: Seconds = Field(default=2.0, gt=0)
+    """Time-out of each query."""
     write_termination: str = "\n"
+    """End of each line that the device receives."""
     read_termination: str = Field(default="\n", min_length=1)
+    """End of each line that the device sends."""
     baud_rate: int | None = Field(default=None, gt=0)
+    """Baud rate of a serial line."""
     identity_query: str = "*IDN?"
+    """Query with a constant reply, for resynchronisation; "" if the device has none."""
     acknowledge: str = ""
+    """Reply of the device to each command that is not a query, such as "OK"; "" for no reply."""
 
     @model_validator(mode="after")
     def _line_is_serial(self) -> VisaOptions:
@@ -159,7 +162,7 @@ class VisaLink:
         except Exception as error:  # libraries raise any type
             code = getattr(error, "error_code", None)
             kind: type[InstrumentError] = Disconnected
-            if code in BUSY or "exclusively lock" in str(error):
+            if code in BUSY or is_port_in_use(error):
                 kind = InUse
             elif code == StatusCode.error_timeout or "error_timeout" in str(error):
                 kind = InstrumentTimeout

@@ -71,7 +71,7 @@ def serve(link: Connection, request: WindowRequest) -> None:
     """Open a window, then serve requests until the link is closed; errors are sent, not raised."""
     with contextlib.suppress(OSError, AttributeError):  # signals to the driver's process group must
         os.setsid()  # not end this process: the driver first shows a dark frame, then closes it
-    for name in ("SIGINT", "SIGHUP"):
+    for name in ("SIGINT", "SIGHUP", "SIGBREAK"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     if request.x_display:

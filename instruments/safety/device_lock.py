@@ -70,7 +70,8 @@ def _handle(path: Path) -> int:
 
 
 def _offset(name: str) -> int:
-    return int.from_bytes(sha256(name.encode()).digest()[:7], "big") >> 1
+    # 31 bits: file positions of Windows' C library may be signed integers of 32 bits
+    return int.from_bytes(sha256(name.encode()).digest()[:4], "big") >> 1
 
 
 if sys.platform == "win32":
@@ -80,7 +81,7 @@ if sys.platform == "win32":
         os.lseek(handle, offset, os.SEEK_SET)
         try:
             msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-        except OSError:
+        except PermissionError:
             return False
         return True
 

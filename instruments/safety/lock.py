@@ -15,7 +15,6 @@ import os
 import platform
 import shlex
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
@@ -27,7 +26,7 @@ from typing import Any, Self
 import filelock
 
 from ..errors import InputError, InUse
-from ..files import moment_of, read_note, replace_file
+from ..files import moment_of, read_note, replace_file, write_probe
 from . import device_lock
 from .shared_folder import open_shared, shared_folder
 
@@ -260,7 +259,7 @@ def _is_shared(folder: Path) -> bool:
 def is_writable(folder: Path) -> bool:
     """Return whether a file can be created in a folder, by trying."""
     try:  # permissions are not enough: a disk may be read-only
-        tempfile.TemporaryFile(dir=folder).close()
+        write_probe(folder)
     except OSError:
         return False
     return True

@@ -29,6 +29,7 @@ _SAME_SIGNAL_S = 0.1  # closer signals count as one: `timeout` sends two
 _RESEND_S = 0.15  # time within which an idle main thread is interrupted
 _RETRY_S = 0.02  # delay after which code that dropped an interrupt has ended
 _OFF_S, _DARKEN_S = 0.7, 0.5  # time-outs of switching off and of darkening
+_CLOSE_EVENTS = (2, 5, 6)  # of a Windows console: its window closes, log-off, shutdown
 
 SIGNALS = [  # signals that end a program, where the system has them
     getattr(signal, name)
@@ -213,6 +214,8 @@ def listen() -> None:
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
+    if sys.platform == "win32":
+        _delay_console_close()
 
 
 @contextmanager
@@ -273,6 +276,31 @@ def _interrupt(number: int, frame: Any) -> None:
     if not _request.was_raised and not _is_main_work_over:
         _request.was_raised = True
         raise KeyboardInterrupt(number)
+
+
+def _delay_console_close() -> None:
+    """Let Windows wait until all lights are off before it ends this process.
+
+    After the window of a console was closed, Windows ends its processes as soon as their handlers
+    have returned, or after some seconds. SIGBREAK alone would leave no time.
+    """
+    import ctypes
+
+    windows: Any = ctypes
+    handler = windows.WINFUNCTYPE(ctypes.c_int, ctypes.c_uint)(_make_safe_at_close)
+    set_handler = windows.windll.kernel32.SetConsoleCtrlHandler
+    set_handler(handler, True)
+    # after benches are closed; until then it keeps the handler, of which Windows has an address
+    atexit.register(set_handler, handler, False)
+
+
+def _make_safe_at_close(event: int) -> int:
+    """Make all lights safe if the event ends the process; return 0 to let other handlers run."""
+    if event in _CLOSE_EVENTS:
+        _request.count, _request.ends_a_part = max(_request.count, 1), False
+        for sentence in make_all_safe():
+            _write_message(sentence)
+    return 0
 
 
 def _retry_lost_interrupt(lost: sys.UnraisableHookArgs) -> None:
@@ -362,5 +390,6 @@ def _end_process() -> None:
 
 def _write_message(sentence: str) -> None:
     """Write a message without buffers, whose locks a blocked thread may hold."""
-    with suppress(OSError):  # standard error is closed
-        os.write(2, f"\nlightloom: {printable(sentence)}\n".encode())
+    with suppress(OSError, LookupError):  # standard error is closed, or its encoding is unknown
+        encoding = os.device_encoding(2) or "utf-8"  # of the terminal, such as cp437 on Windows
+        os.write(2, f"\nlightloom: {printable(sentence)}\n".encode(encoding, "backslashreplace"))

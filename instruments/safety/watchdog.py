@@ -113,7 +113,11 @@ class Watchdog:
                 stderr=subprocess.DEVNULL,
                 text=True,
                 encoding="utf-8",
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env=os.environ
+                | {
+                    "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+                    "PYTHONIOENCODING": "utf-8",  # Windows would use a code page for pipes
+                },
                 **own,
             )
         except OSError as error:

@@ -44,17 +44,16 @@ _KURTOSIS = 1 / 16  # excess kurtosis that a pixel may lack; a slot sums hundred
 
 
 class SimulatedOptions(DriverOptions):
-    """Settings of all simulated instruments.
-
-    Parameters
-    ----------
-    faults : faults of the device
-    serial : serial number, which is also its exclusive address; without one it claims no
-        address, and its number is derived from the seed of the world, its role and its device
-    """
+    """Settings of all simulated instruments."""
 
     faults: tuple[Fault, ...] = ()
+    """Faults of the device, for rehearsals."""
     serial: str = ""
+    """Serial number, which is also the exclusive address of the instrument.
+
+    Without one the instrument claims no address. Its serial number then follows from the seed of
+    the world, its role and its device, such as "SIM-3f2a9c".
+    """
 
 
 class _Simulated(Instrument):
@@ -137,10 +136,15 @@ class SLMOptions(SimulatedOptions):
     """Settings of a simulated modulator; None takes the value of the device."""
 
     device: Annotated[str, one_of(MODULATORS)] = "fast-1920"
+    """Name of the device that is simulated."""
     bit_depth: int | None = Field(default=None, ge=1, le=16)
+    """Bits of a grey level; without the key those of the device."""
     settle_time_s: Seconds | None = None
+    """Slowest change of grey level; without the key that of the device."""
     refresh_period_s: Seconds | None = None
+    """Time between two refreshes; without the key that of the device."""
     transfer_s: Seconds = 0.0
+    """Time to transfer a frame before the device can show it."""
 
 
 class SimulatedSLM(_Simulated, SpatialLightModulator):
@@ -185,9 +189,13 @@ class CameraOptions(SimulatedOptions, CountOptions):
     """Settings of a simulated camera; None takes the value of the device."""
 
     device: Annotated[str, one_of(CAMERAS)] = "basler-aca1440"
+    """Name of the device that is simulated."""
     exposure_s: Seconds = 2e-3
+    """Exposure until the bench sets its own."""
     trigger_latency_s: Seconds = 0.0
+    """Delay from a trigger to the exposure."""
     readout_s: Seconds | None = None
+    """Time from the end of an exposure to the arrival of the frame; else that of the device."""
 
 
 class SimulatedCamera(_Simulated, Camera):
@@ -354,18 +362,16 @@ def _detected_electrons(
 
 
 class DaqOptions(SimulatedOptions):
-    """Settings of a simulated DAQ with a photodiode.
-
-    Parameters
-    ----------
-    volts_per_electron : conversion gain of photodiode and amplifier, per sample
-    read_noise_e : read noise of photodiode and amplifier, per sample
-    """
+    """Settings of a simulated DAQ with a photodiode."""
 
     device: Annotated[str, one_of(DAQS)] = "ni-6363"
+    """Name of the device that is simulated."""
     volts_per_electron: float = Field(default=1e-6, gt=0)
+    """Conversion gain of photodiode and amplifier, per sample."""
     read_noise_e: float = Field(default=1000.0, ge=0)
+    """Read noise of photodiode and amplifier, per sample."""
     dark_e_per_s: float = Field(default=1e5, ge=0)
+    """Dark current of the photodiode."""
 
 
 class SimulatedDaq(_Simulated, Daq):
@@ -441,7 +447,9 @@ class SourceOptions(SimulatedOptions):
     """Settings of a simulated light source."""
 
     power_w: Watts = 1e-3
+    """Set-point until the bench sets its own."""
     most_w: Watts = 5e-3
+    """Highest power that the source can emit."""
 
 
 class SimulatedSource(_Simulated, LightSource):

@@ -221,15 +221,13 @@ class LightPath:
         settle_times_s : time until a frame is within 5e-5, by role
         input_map : map of weight pixels to input pixels
         gains : gain of each weight pixel, float32 [h, w]
-        electrons_per_pixel_j, ... covered : see `WorldOptions`
-
-        and, with a sensor shape,
-
-        camera_map : map of weight pixels to camera pixels, before distortion (`bend`); in the line
-            layout, to the camera row of a weight row and the middle column of its spot
-        hot_pixels : bool [h, w]
-        spot_columns : first column of the spots in the line layout and the one after the last;
-            fractions where pixels are cut
+        electrons_per_pixel_j : and further options of the world, to `covered` (`WorldOptions`)
+        camera_map : with a sensor shape: map of weight pixels to camera pixels, before distortion
+            (`bend`); in the line layout, to the camera row of a weight row and the middle column of
+            its spot
+        hot_pixels : with a sensor shape: bool [h, w]
+        spot_columns : with a sensor shape: first column of the spots in the line layout and the one
+            after the last; fractions where pixels are cut
         """
         return self._bench.truth(sensor_shape)
 

@@ -22,41 +22,30 @@ from .devices import SimulatedOptions, _Simulated
 
 
 class Excursion(TomlTable):
-    """An interval in which a reading deviates.
-
-    Parameters
-    ----------
-    from_s, until_s : on the bench clock, since the first connection; None for `until_s` is no end
-    factor : by which the reading is multiplied meanwhile
-    """
+    """An interval in which a reading deviates."""
 
     from_s: Seconds = 0.0
+    """Begin on the clock of the bench, since the first connection of the monitor."""
     until_s: Seconds | None = None
+    """End on the same clock; without the key it has no end."""
     factor: float = 1.0
+    """Number by which the reading is multiplied in this interval."""
 
 
 class MonitorOptions(SimulatedOptions):
-    """Settings of a simulated monitor.
-
-    Parameters
-    ----------
-    excursions : intervals with deviating readings; factors of overlapping ones multiply
-    noise : relative rms noise of a reading
-    """
+    """Settings of a simulated monitor."""
 
     excursions: tuple[Excursion, ...] = ()
+    """Intervals with deviating readings; the factors of overlapping intervals multiply."""
     noise: float = Field(default=0.0, ge=0, lt=1)
+    """Relative rms noise of a reading."""
 
 
 class ThermometerOptions(MonitorOptions):
-    """Settings of a simulated thermometer.
-
-    Parameters
-    ----------
-    volts : voltage without an excursion
-    """
+    """Settings of a simulated thermometer."""
 
     volts: float = 0.22
+    """Voltage of each input without an excursion, in volts."""
 
 
 class _SimulatedMonitor(_Simulated):

@@ -15,66 +15,85 @@ class Registration(TomlTable):
     """The map of one plane onto the next, about the centre, in pixels of the second plane."""
 
     scale: float = Field(default=1.0, gt=0)
+    """Magnification."""
     rotation_deg: float = 0.0
+    """Rotation about the centre."""
     shift_px: tuple[float, float] = (0.0, 0.0)
+    """Shift down and to the right."""
 
 
 class WorldOptions(TomlTable):
-    """The properties of a simulated bench; the table `[world]` of a bench file.
-
-    Parameters
-    ----------
-    layout : "imaged", "line" or "single-pixel"
-    light : "pixels", or "timing": devices have their timing, but no light is computed (for
-        schedulers and long runs)
-    seed : seed of the imperfections and the noise of the bench
-    electrons_per_pixel_j : photoelectrons per weight pixel at full transmission and joule of source
-    input_registration : map of the input modulator onto the weight modulator
-    camera_registration : map of the weight modulator onto the camera; its scale multiplies the
-        magnification that just fits
-    extinction_ratio : ratio of brightest to darkest light of each modulator
-    lut_rms : rms of the smooth deviation of the response curves from a straight line
-    gain_rms : rms of the gains of single weight pixels
-    unevenness : rms of the smooth unevenness of the illumination
-    blur_px : Gaussian point-spread function on the camera (imaged layout)
-    crosstalk : fraction of the light of a row that falls on each of its neighbours (line layout)
-    source_rms : rms fluctuation of the source from shot to shot
-    drift_rms, drift_shots : rms of its slow drift, uncorrelated after half of `drift_shots`
-    stray_e_per_s : stray light on each detector pixel that passed no modulator, with the source on
-    settling : ratio of the true settling time of the modulators to the stated one
-    spot_px : width of a spot in camera columns (line layout)
-    distortion : of the image on the camera (imaged layout): a point moves by distortion * r^2 * its
-        offset from the centre of the sensor, r = 1 in the corners
-    hot_pixels : fraction of camera pixels with 1e3 to 1e5 dark electrons per second, source on
-        or off
-    dead_rows : rows of weight pixels that always stay at their darkest level
-    fringes : fraction of the light of a weight pixel that interferes with its right neighbour, so
-        that powers do not add; a model of a coherent bench, which calibration must refuse
-    swapped : whether each modulator shows the frames of the other, as with swapped video cables
-    covered : whether no light reaches the detector
-    """
+    """The properties of a simulated bench; the table `[world]` of a bench file."""
 
     layout: Layout = "imaged"
+    """Leave it out: the layout of the bench file holds, and another one is refused."""
     light: Literal["pixels", "timing"] = "pixels"
+    """Under "timing" the devices take their time, but no light is computed.
+
+    Products are then exact up to grey levels. Use it for schedulers and long runs.
+    """
     seed: int = Field(default=0, ge=0)
+    """Seed of the imperfections and of the noise of the bench."""
     electrons_per_pixel_j: float = Field(default=4e9, gt=0)
+    """Photoelectrons per weight pixel at full transmission and per joule of the source."""
     input_registration: Registration = Registration()
+    """Map of the input modulator onto the weight modulator."""
     camera_registration: Registration = Registration()
+    """Map of the weight modulator onto the camera.
+
+    Its scale multiplies the magnification that just fits. In a line layout a rotation only moves
+    the rows closer together.
+    """
     extinction_ratio: float = Field(default=500.0, gt=1)
+    """Brightest light of each modulator over its darkest light."""
     lut_rms: float = Field(default=0.0, ge=0, lt=0.2)
+    """Smooth deviation of the response curves from a straight line, rms, over full scale."""
     gain_rms: float = Field(default=0.0, ge=0, lt=0.3)
+    """Deviation of the gains of single weight pixels from 1, rms."""
     unevenness: float = Field(default=0.0, ge=0, lt=0.3)
+    """Smooth unevenness of the illumination, rms, over its mean."""
     blur_px: float = Field(default=0.0, ge=0, le=10)
+    """Width of the Gaussian point-spread function on the camera (imaged layout)."""
     crosstalk: float = Field(default=0.0, ge=0, lt=0.3)
+    """Fraction of the light of a pixel row that falls on each neighbour (line layout)."""
     source_rms: float = Field(default=0.0, ge=0, lt=0.5)
+    """Relative fluctuation of the source from shot to shot, rms."""
     drift_rms: float = Field(default=0.0, ge=0, lt=0.2)
+    """Relative slow drift of the source, rms."""
     drift_shots: float = Field(default=1e4, gt=0)
+    """Shots of the slow drift: after about half of them the drift has another value."""
     stray_e_per_s: float = Field(default=0.0, ge=0)
+    """Light on each detector pixel that passed no modulator, while the source is on."""
     settling: float = Field(default=1.0, gt=0, le=1000)
+    """True settling time of the modulators over the time that they state."""
     spot_px: int = Field(default=5, ge=1, le=1000)
+    """Width of a spot in camera columns (line layout).
+
+    A wider spot holds more light before its pixels are full.
+    """
     distortion: float = Field(default=0.0, gt=-0.3, lt=0.3)
+    """Distortion of the camera image (imaged layout).
+
+    A point moves by `distortion` r^2 times its offset from the centre of the sensor. In the corners
+    r is 1.
+    """
     hot_pixels: float = Field(default=0.0, ge=0, le=1)
+    """Fraction of camera pixels that are hot.
+
+    A hot pixel has 1e3 to 1e5 dark electrons per second, whether the source is on or off.
+    """
     dead_rows: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """Rows of weight pixels, from 0, that stay at their darkest level."""
     fringes: float = Field(default=0.0, ge=0, le=1)
+    """Fraction v of the light of each weight pixel that interferes with its right neighbour.
+
+    Light a beside light b becomes `(1 - v) a + v [(a + b) / 2 + sqrt(a b) cos(phase)]`. This stands
+    for a coherent bench, which calibration must refuse.
+    """
     swapped: bool = False
+    """Exchanged video cables: each modulator shows the frames of the other.
+
+    Both modulators must be alike.
+    """
     covered: bool = False
+    """Whether the beam is covered, so that no light reaches the detector."""

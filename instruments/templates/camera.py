@@ -21,8 +21,11 @@ class TemplateCameraOptions(CountOptions):
     """Settings in the bench file; quantities may have units ("5 ms")."""
 
     serial: str = "echo-1"
+    """Serial number of the device."""
     sensor_shape: tuple[int, int] = (48, 64)
+    """Height and width of the sensor, in pixels."""
     exposure_s: Seconds = 0.002
+    """Exposure until `configure` sets another."""
 
 
 class TemplateCamera(Camera):

@@ -21,6 +21,7 @@ class TemplateDaqOptions(DriverOptions):
     """Settings in the bench file."""
 
     serial: str = "echo-1"
+    """Serial number of the device."""
 
 
 class TemplateDaq(Daq):

@@ -18,7 +18,9 @@ class TemplateSourceOptions(DriverOptions):
     """Settings in the bench file; quantities may have units ("5 mW")."""
 
     serial: str = "echo-1"
+    """Serial number of the device."""
     highest_w: Watts = 0.005
+    """Highest power of the device."""
 
 
 class TemplateSource(LightSource):

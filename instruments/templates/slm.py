@@ -8,7 +8,6 @@ and TimeoutError; `_translated` can do the same for the exceptions of a vendor l
 from __future__ import annotations
 
 import numpy as np
-from pydantic import Field
 
 from ..base import DriverOptions, Identity
 from ..slm import SpatialLightModulator
@@ -17,11 +16,17 @@ from .echo import DEVICES, EchoDevice
 
 
 class TemplateSLMOptions(DriverOptions):
-    """Settings in the bench file; quantities may have units ("16.7 ms")."""
+    """Settings in the bench file; quantities may have units ("16.7 ms").
+
+    The docstring below a field is the meaning of its key for `lightloom devices --keys`.
+    """
 
     serial: str = "echo-1"
+    """Serial number of the device."""
     shape: tuple[int, int] = (8, 12)
-    settle_time_s: Seconds = Field(default=0.001, description="slowest change of grey level")
+    """Height and width of the modulator, in pixels."""
+    settle_time_s: Seconds = 0.001
+    """Slowest change of grey level."""
 
 
 class TemplateSLM(SpatialLightModulator):

@@ -10,12 +10,12 @@ from .options import BenchFile, Json
 from .output import print_json
 
 LiveView = Annotated[
-    bool, typer.Option("--live", help="Follow while screws are turned, until Ctrl-C.")
+    bool, typer.Option("--live", help="Show the alignment while you turn screws, until Ctrl-C.")
 ]
 
 
 def command(bench: BenchFile, live: LiveView = False, json_: Json = False) -> None:
-    """Register the modulators with each other and with the camera; begins a new calibration.
+    """Measure the registration of modulators and camera; begins a new calibration.
 
     Example: lightloom align --bench bench.toml --live
     """

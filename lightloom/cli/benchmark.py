@@ -10,6 +10,7 @@ import typer
 from ..instruments import InputError, limit_threads
 from .backends import chosen_backend
 from .options import (
+    SEVERAL,
     BackendName,
     Batch,
     BenchFiles,
@@ -36,21 +37,27 @@ if TYPE_CHECKING:
 
 AnyModel = Annotated[
     str | None,
-    typer.Option("--model", help="As for run; or a size with random weights, such as gpt2."),
+    typer.Option(
+        "--model",
+        help="Model as for run (default: digits), or a size with random weights, such as gpt2.",
+    ),
 ]
-Repeats = Annotated[int, typer.Option(help="Rounds that are timed.", min=1)]
+Repeats = Annotated[int, typer.Option(help="Number of rounds that are timed.", min=1)]
 Scale = Annotated[
     list[str] | None,
     typer.Option(
         metavar="AXIS=V1,V2,...",
-        help="Also over batch, sequence, width, rows, length or frame_rate; give several.",
+        help=f"Also vary batch, sequence, width, rows, length or frame_rate. {SEVERAL}",
     ),
 ]
 Compare = Annotated[
-    Path | None, typer.Option(help="Say what changed since this --output, beyond noise.")
+    Path | None,
+    typer.Option(help="Show which times changed since this earlier --output, beyond noise."),
 ]
-Output = Annotated[Path | None, typer.Option(help="Write every sample as JSON.")]
-Picture = Annotated[Path | None, typer.Option(help="Draw it: .svg or .png.")]
+Output = Annotated[
+    Path | None, typer.Option(help="Write every measured time to this file, as JSON.")
+]
+Picture = Annotated[Path | None, typer.Option(help="Draw the results to this file (.svg or .png).")]
 Axes = Mapping[str, Several[float]]  # axis of a scaling -> its values
 _MOST_HZ = 1e12  # of a frame rate
 _MOST = 1 << 40  # of any other axis

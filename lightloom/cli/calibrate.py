@@ -8,22 +8,20 @@ import typer
 from ..instruments import limit_threads
 from ..instruments.formatting import format_counted
 from ..instruments.text import say
-from .options import Json
+from .options import SEVERAL, Json
 from .output import print_json
 
 if TYPE_CHECKING:
     from ..backends.optics.calibration_file import Step
 
-AlignedBench = Annotated[Path, typer.Option("--bench", help="Bench file; aligned before.")]
+AlignedBench = Annotated[Path, typer.Option("--bench", help="Bench file of an aligned bench.")]
 OnlySteps = Annotated[
-    list[str] | None, typer.Option(help="Only this step; give several.", metavar="NAME")
+    list[str] | None, typer.Option(help=f"Run only this step. {SEVERAL}", metavar="NAME")
 ]
 SkippedSteps = Annotated[
-    list[str] | None, typer.Option(help="Not this step; give several.", metavar="NAME")
+    list[str] | None, typer.Option(help=f"Skip this step. {SEVERAL}", metavar="NAME")
 ]
-Missing = Annotated[
-    bool, typer.Option("--resume", help="Leave out the steps that are stored already.")
-]
+Missing = Annotated[bool, typer.Option("--resume", help="Skip the steps that are stored already.")]
 _COSTS = ("shots", "seconds", "computing_s", "light_j")
 
 
@@ -34,7 +32,7 @@ def command(
     resume: Missing = False,
     json_: Json = False,
 ) -> None:
-    """Measure an aligned bench by its own light, step by step; each is stored when it is done.
+    """Measure an aligned bench with its own light, step by step; stores each finished step.
 
     Example: lightloom calibrate --bench bench.toml --resume
     """

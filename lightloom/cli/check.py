@@ -16,12 +16,13 @@ if TYPE_CHECKING:
 
 RandomProducts = Annotated[
     int | None,
-    typer.Option(help="Compare so many random dot products, and show how far they are.", min=1),
+    typer.Option(help="Compare at least this many random dot products with exact values.", min=1),
 ]
 Rearm = Annotated[
-    bool, typer.Option("--rearm", help="On site: let a bench that is latched off light again.")
+    bool,
+    typer.Option("--rearm", help="On site only: allow light again on a bench that is latched off."),
 ]
-ProductSeed = Annotated[int, typer.Option(help="Of the random products.", min=0)]
+ProductSeed = Annotated[int, typer.Option(help="Seed of the random products.", min=0)]
 
 
 def command(
@@ -31,7 +32,7 @@ def command(
     seed: ProductSeed = 1,
     json_: Json = False,
 ) -> None:
-    """Try every instrument of a bench, and products; one line each, passed or failed.
+    """Test every instrument of a bench, then products; prints a line for each test.
 
     Example: lightloom check --bench bench.toml --random-products 2000
     """

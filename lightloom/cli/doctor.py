@@ -11,7 +11,7 @@ from .options import Json, Threads
 from .output import print_json
 
 ShownProfile = Annotated[
-    str | None, typer.Option(help="Show the constants of this profile, with sources.")
+    str | None, typer.Option(help="Show the constants of this profile, with their sources.")
 ]
 _EXTRAS = {  # extra -> packages that it installs, as they are imported
     "fast": ("numba", "onnxruntime"),
@@ -30,7 +30,7 @@ _EXTRAS = {  # extra -> packages that it installs, as they are imported
 
 
 def command(profile: ShownProfile = None, threads: Threads = None, json_: Json = False) -> None:
-    """Say what is installed, which arithmetic is active, and which profiles there are.
+    """Show what is installed, which arithmetic is active, and which profiles there are.
 
     Example: lightloom doctor --profile slm-camera
     """

@@ -10,6 +10,7 @@ import typer
 from ..instruments import InputError, limit_threads
 from .backends import chosen_backend
 from .options import (
+    SEVERAL,
     Batch,
     Depth,
     Json,
@@ -29,19 +30,27 @@ if TYPE_CHECKING:
 
 AnyModel = Annotated[
     str | None,
-    typer.Option("--model", help="As for run; or gpt2, gpt3-175b, mt-nlg-530b, llama-7b."),
+    typer.Option(
+        "--model",
+        help="Model as for run (default: digits), or gpt2, gpt3-175b, mt-nlg-530b, llama-7b.",
+    ),
 ]
 Constants = Annotated[
     list[str] | None,
-    typer.Option("--constants", help="Constants: a name or a TOML file; later ones win."),
+    typer.Option(
+        "--constants", help=f"Set of constants: a name or a TOML file; a later one wins. {SEVERAL}"
+    ),
 ]
 TokensPerSecond = Annotated[
-    float | None, typer.Option(help="Throughput that converters are counted for.")
+    float | None,
+    typer.Option(help="Throughput for which converters are counted (default: that of the bench)."),
 ]
 NoMachine = Annotated[
-    bool, typer.Option("--no-machine", help="Do not time this machine as a baseline.")
+    bool, typer.Option("--no-machine", help="Do not time this machine as a digital baseline.")
 ]
-Page = Annotated[Path | None, typer.Option(help="Also write a page.")]
+Page = Annotated[
+    Path | None, typer.Option(help="Also write the account to this file, as an HTML page.")
+]
 
 
 def command(

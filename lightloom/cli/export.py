@@ -10,12 +10,12 @@ from ..instruments.formatting import format_counted
 from .options import Journal
 
 NewOutput = Annotated[
-    Path, typer.Option(help="New file .h5 (HDF5), or new folder .zarr (Zarr, for xarray).")
+    Path, typer.Option(help="New file (.h5 for HDF5), or new folder (.zarr for Zarr and xarray).")
 ]
 
 
 def command(run: Journal, output: NewOutput) -> None:
-    """Write all that a run kept as HDF5 or Zarr, with units and where it comes from.
+    """Write all data of a recorded run as HDF5 or Zarr, with units and provenance.
 
     Example: lightloom export run.db --output run.h5
     """

@@ -8,13 +8,22 @@ import typer
 from ..instruments import InputError
 
 NewFile = Annotated[Path, typer.Argument(help="Where to write the bench file.")]
-Layout = Annotated[str, typer.Option(help="imaged, line or single-pixel.")]
-ClockName = Annotated[str, typer.Option(help="virtual (as fast as it goes) or real.")]
-Tiny = Annotated[bool, typer.Option("--tiny", help="A bench of 96 x 64 pixels.")]
-AsFound = Annotated[
-    bool, typer.Option("--as-found", help="Crooked, uneven and drifting: to align and calibrate.")
+Layout = Annotated[str, typer.Option(help="Layout: imaged, line or single-pixel.")]
+ClockName = Annotated[
+    str, typer.Option(help="Clock: virtual (as fast as the computer allows) or real.")
 ]
-WorldSeed = Annotated[int, typer.Option(help="Of the bench's imperfections and noise.", min=0)]
+Tiny = Annotated[
+    bool, typer.Option("--tiny", help="Make modulators and a camera of 96 x 64 pixels.")
+]
+AsFound = Annotated[
+    bool,
+    typer.Option(
+        "--as-found", help="Make a crooked, uneven, drifting bench, to align and calibrate."
+    ),
+]
+WorldSeed = Annotated[
+    int, typer.Option(help="Seed of the imperfections and the noise of the bench.", min=0)
+]
 
 
 def command(
@@ -25,7 +34,7 @@ def command(
     as_found: AsFound = False,
     world_seed: WorldSeed = 0,
 ) -> None:
-    """Write a commented bench file of simulated instruments, to be changed to yours.
+    """Write a commented bench file of simulated instruments, as a template for yours.
 
     Example: lightloom init bench.toml && lightloom run --bench bench.toml --limit 20
     """

@@ -8,50 +8,71 @@ import typer
 
 from ..instruments import InputError
 
+SEVERAL = "Repeat the option for several."  # in the help of an option that is a list
+
 ModelName = Annotated[
-    str, typer.Option("--model", help="digits, glimmer, a folder, a GGUF file, or a hub name.")
+    str,
+    typer.Option(
+        "--model", help="Model: digits, glimmer, a Hugging Face folder, a GGUF file, or a hub name."
+    ),
 ]
-Width = Annotated[int | None, typer.Option(help="A GPT-2 of this width instead.")]
-Depth = Annotated[int, typer.Option(help="Layers of it.")]
+Width = Annotated[int | None, typer.Option(help="Use a GPT-2 of this width instead of --model.")]
+Depth = Annotated[int, typer.Option(help="Layers of the GPT-2 of --width.")]
 Batch = Annotated[int, typer.Option(help="Images or sequences in one pass.")]
-Sequence = Annotated[int | None, typer.Option(help="Tokens of each sequence.")]
-NewTokens = Annotated[int, typer.Option(help="Tokens to generate after them.")]
-BackendName = Annotated[str, typer.Option("--backend", help="digital or mock.")]
+Sequence = Annotated[
+    int | None,
+    typer.Option(
+        help="Tokens in each sequence (default: 128, or the context of the model if shorter)."
+    ),
+]
+NewTokens = Annotated[int, typer.Option(help="Tokens to generate after each sequence.")]
+BackendName = Annotated[str, typer.Option("--backend", help="Backend: mock or digital.")]
 ProfileName = Annotated[
-    str | None, typer.Option("--profile", help="Bench profile: a name or a TOML file.")
+    str | None,
+    typer.Option("--profile", help="Bench profile: a name or a TOML file (default: slm-camera)."),
 ]
 ProfileNames = Annotated[
     list[str] | None,
-    typer.Option("--profile", help="Bench profile: a name or a TOML file; give several."),
+    typer.Option(
+        "--profile", help=f"Bench profile: a name or a TOML file (default: slm-camera). {SEVERAL}"
+    ),
 ]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change one field of the profile."),
+    typer.Option("--set", metavar="KEY=VALUE", help=f"Set one field of the profile. {SEVERAL}"),
 ]
 Placement = Annotated[
     str,
     typer.Option(
-        help="Products on light: paper, projections, all-optical, host, fastest, least-energy, "
-        "or a file of rules (.toml)."
+        help="Which products go to light: paper, projections, all-optical, host, fastest, "
+        "least-energy, or a file of rules (.toml)."
     ),
 ]
 BenchFile = Annotated[Path, typer.Option("--bench", help="Bench file.")]
 BenchFiles = Annotated[
     list[Path] | None,
-    typer.Option("--bench", help="Bench file: run on its instruments; several share the work."),
+    typer.Option(
+        "--bench",
+        help="Run on the instruments of this bench file. Repeat the option to share the work.",
+    ),
 ]
 Attended = Annotated[
-    bool, typer.Option("--attended", help="A person is at the bench, though not at this terminal.")
+    bool,
+    typer.Option(
+        "--attended", help="State that a person is at the bench, though not at this terminal."
+    ),
 ]
 TraceFile = Annotated[
-    Path | None, typer.Option(help="Write a timeline for ui.perfetto.dev (.json or .json.gz).")
+    Path | None,
+    typer.Option(help="Write a timeline for ui.perfetto.dev to this file (.json or .json.gz)."),
 ]
 Journal = Annotated[Path, typer.Argument(help="Journal that run --record wrote.")]
-Seed = Annotated[int, typer.Option(help="Seed of the noise and of sampling.", min=0)]
+Seed = Annotated[int, typer.Option(help="Seed of the noise, and of sampling.", min=0)]
 Threads = Annotated[
-    int | None, typer.Option(help="Threads for arithmetic (else OMP_NUM_THREADS, or all).", min=1)
+    int | None,
+    typer.Option(help="Threads for arithmetic (default: OMP_NUM_THREADS, or all).", min=1),
 ]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 
 
 def split_values(text: str | None) -> list[str]:

@@ -39,6 +39,6 @@ def check_apart(outputs: dict[str, Path | None]) -> None:
     places: dict[str, str] = {}
     for option, path in outputs.items():
         if path is not None:
-            other = places.setdefault(os.path.realpath(path), option)
+            other = places.setdefault(os.path.normcase(os.path.realpath(path)), option)
             if other != option:
                 raise InputError(f"{other} and {option} are both {path}; give each a name")

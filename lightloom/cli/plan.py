@@ -25,11 +25,15 @@ from .output import print_json
 from .traces import check_trace, write_trace
 
 SimulatedBench = Annotated[
-    Path | None, typer.Option("--bench", help="Bench file of simulated instruments.")
+    Path | None,
+    typer.Option("--bench", help="Bench file of simulated instruments, whose times are predicted."),
 ]
 Measure = Annotated[
     bool,
-    typer.Option("--measure", help="Time host steps on this machine, instead of a profile's."),
+    typer.Option(
+        "--measure",
+        help="Measure the times of host steps on this machine, instead of the profile's.",
+    ),
 ]
 
 
@@ -49,7 +53,7 @@ def command(
     threads: Threads = None,
     json_: Json = False,
 ) -> None:
-    """Print how each layer is split, and predict what the bench would take; runs nothing.
+    """Print how each layer is split, and predict its time on the bench; runs nothing.
 
     Example: lightloom plan --model smollm2.gguf --sequence 128 --profile dmd-camera
     """

@@ -9,14 +9,16 @@ from ..instruments import InputError, limit_threads
 
 ReportedFile = Annotated[
     Path,
-    typer.Argument(help="Journal or trace of a run; calibration, or its bench file (.toml)."),
+    typer.Argument(help="Journal or trace of a run, a calibration file, or a bench file (.toml)."),
 ]
 Layer = Annotated[
-    int | None, typer.Option(help="Layer of a trace to draw; else the one in the middle.")
+    int | None, typer.Option(help="Layer of a trace to draw (default: the middle one).")
 ]
 Page = Annotated[
     Path | None,
-    typer.Option(help="Page to write, else beside the file; .svg: only a trace's picture."),
+    typer.Option(
+        help="Page to write (default: beside the file); .svg: only the picture of a trace."
+    ),
 ]
 _Written = tuple[Path, str, str]  # where, what, and its kind
 

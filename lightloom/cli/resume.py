@@ -8,7 +8,7 @@ import typer
 from ..instruments import limit_threads
 from .backends import declare_attended
 from .errors import keep_left_lit, resumable
-from .options import Attended, Journal, Json, Threads
+from .options import SEVERAL, Attended, Journal, Json, Threads
 from .output import print_report
 
 MovedModel = Annotated[
@@ -16,11 +16,15 @@ MovedModel = Annotated[
 ]
 MovedBench = Annotated[
     list[Path] | None,
-    typer.Option("--bench", help="Where the bench file is now, if it was moved; each one's."),
+    typer.Option(
+        "--bench", help="Where the bench file is now, if it was moved; one option for each bench."
+    ),
 ]
 Accept = Annotated[
     list[str] | None,
-    typer.Option(help="Resume although it changed: model, bench, calibration, versions."),
+    typer.Option(
+        help=f"Resume although this changed: model, bench, calibration, versions. {SEVERAL}"
+    ),
 ]
 
 

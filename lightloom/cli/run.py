@@ -11,6 +11,7 @@ from .backends import chosen_backend, declare_attended
 from .errors import keep_left_lit, resumable
 from .inputs import chosen_inputs
 from .options import (
+    SEVERAL,
     Attended,
     BackendName,
     BenchFiles,
@@ -33,35 +34,58 @@ if TYPE_CHECKING:
 
 Prompt = Annotated[str | None, typer.Option(help="Text that a language model continues.")]
 TextFile = Annotated[
-    Path | None, typer.Option(help="File: perplexity of its text; for encoders, its lines.")
+    Path | None,
+    typer.Option(help="File of text: its perplexity is measured; an encoder embeds each line."),
 ]
-Sentences = Annotated[list[str] | None, typer.Option(help="A sentence to embed; give several.")]
+Sentences = Annotated[
+    list[str] | None, typer.Option(help=f"Sentence that an encoder embeds. {SEVERAL}")
+]
 ImageFile = Annotated[
-    Path | None, typer.Option(help="Images to classify: .npy, or .safetensors with labels.")
+    Path | None, typer.Option(help="File of images to classify: .npy, or .safetensors with labels.")
 ]
 Uncalibrated = Annotated[
     bool,
-    typer.Option("--uncalibrated", help="Run a bench on a guess; its numbers are not reliable."),
+    typer.Option(
+        "--uncalibrated", help="Run a bench without a calibration; its numbers are not reliable."
+    ),
 ]
 Workers = Annotated[
-    int | None, typer.Option(help="Processes: one for each --bench; 0: all in this one.", min=0)
+    int | None,
+    typer.Option(help="Worker processes, one for each --bench; 0: no other process.", min=0),
 ]
 Scheduler = Annotated[
-    str | None, typer.Option(metavar="ADDRESS", help="Run on the benches of a Dask cluster.")
+    str | None,
+    typer.Option(
+        metavar="ADDRESS", help="Run on the benches of the Dask scheduler at this address."
+    ),
 ]
 Limit = Annotated[
-    int | None, typer.Option(help="Inputs: images, rows of 256 tokens, sentences.", min=1)
+    int | None,
+    typer.Option(help="Largest number of inputs: images, rows of 256 tokens, or sentences.", min=1),
 ]
-MaxTokens = Annotated[int, typer.Option(help="Tokens to generate.", min=1)]
-Temperature = Annotated[float, typer.Option(help="Of sampling; 0 takes the likeliest.")]
-TopK = Annotated[int, typer.Option(help="Keep the k likeliest tokens; 0: all.")]
-TopP = Annotated[float, typer.Option(help="Keep the likeliest up to this sum; 1: all.")]
+MaxTokens = Annotated[int, typer.Option(help="Largest number of tokens to generate.", min=1)]
+Temperature = Annotated[
+    float, typer.Option(help="Temperature of sampling; 0: always the most probable token.")
+]
+TopK = Annotated[int, typer.Option(help="Sample from the k most probable tokens; 0: from all.")]
+TopP = Annotated[
+    float,
+    typer.Option(
+        help="Sample from the most probable tokens up to this sum of probabilities; 1: from all."
+    ),
+]
 Reference = Annotated[
-    bool, typer.Option("--reference/--no-reference", help="Also run digitally, to compare.")
+    bool,
+    typer.Option(
+        "--reference/--no-reference", help="Also run the model digitally, for comparison."
+    ),
 ]
 Record = Annotated[
     Path | None,
-    typer.Option("--record", help="Keep every finished step in this new file, to resume from it."),
+    typer.Option(
+        "--record",
+        help="Keep every finished step in this new file, so that the run can be resumed.",
+    ),
 ]
 _MOST_IMAGES = 64  # in one pass
 
@@ -93,7 +117,7 @@ def command(
     threads: Threads = None,
     json_: Json = False,
 ) -> None:
-    """Run a model on a backend, and say where its time goes.
+    """Run a model on a backend, and show where the time goes.
 
     Example: lightloom run --model smollm2.gguf --prompt "Light is" --set photons_full_scale=1e4
     """

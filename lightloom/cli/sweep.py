@@ -11,7 +11,7 @@ from ..instruments import InputError, limit_threads
 from ..instruments.formatting import format_counted, format_duration
 from ..instruments.text import say
 from .inputs import chosen_inputs
-from .options import Json, ProfileNames, split_settings, split_values
+from .options import SEVERAL, Json, ProfileNames, split_settings, split_values
 from .output import print_json
 
 if TYPE_CHECKING:
@@ -20,42 +20,54 @@ if TYPE_CHECKING:
     from ..models import Model
 
 SweepFile = Annotated[
-    Path | None, typer.Argument(help="TOML file that names the sweep; options go before it.")
+    Path | None, typer.Argument(help="TOML file that describes the sweep; options override it.")
 ]
-Models = Annotated[list[str] | None, typer.Option("--model", help="As for run; give several.")]
+Models = Annotated[list[str] | None, typer.Option("--model", help=f"Model as for run. {SEVERAL}")]
 Encodings = Annotated[
-    str | None, typer.Option(metavar="NAME,...", help="push-pull, abs-split, offset.")
+    str | None, typer.Option(metavar="NAME,...", help="Encodings: push-pull, abs-split, offset.")
 ]
 Light = Annotated[
-    str | None, typer.Option(metavar="E,...", help="Levels of light: photons_full_scale.")
+    str | None, typer.Option(metavar="E,...", help="Light levels: values of photons_full_scale.")
 ]
 ManySettings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=V1,V2,...", help="Values of a field of the profile."),
+    typer.Option(
+        "--set", metavar="KEY=V1,V2,...", help=f"Values of a field of the profile. {SEVERAL}"
+    ),
 ]
 Seeds = Annotated[str | None, typer.Option(metavar="N,...", help="Seeds of the noise.")]
 OtherPlacement = Annotated[
-    str | None, typer.Option(help="Products on light: paper (default), as for run.")
+    str | None, typer.Option(help="Which products go to light, as for run (default: paper).")
 ]
-Limit = Annotated[int | None, typer.Option(help="Inputs of each point.", min=1)]
-TextFile = Annotated[Path | None, typer.Option(help="For language models and encoders.")]
-ImageFile = Annotated[Path | None, typer.Option(help="For vision models; else theirs.")]
+Limit = Annotated[int | None, typer.Option(help="Largest number of inputs of each point.", min=1)]
+TextFile = Annotated[
+    Path | None, typer.Option(help="File of text for language models and encoders.")
+]
+ImageFile = Annotated[
+    Path | None,
+    typer.Option(help="File of images for vision models (default: those of the model)."),
+]
 Workers = Annotated[
     int | None,
-    typer.Option(help="Processes (else one a core); 0: this one, without Dask.", min=0),
+    typer.Option(
+        help="Worker processes (default: one per core); 0: no other process, no Dask.", min=0
+    ),
 ]
 Scheduler = Annotated[
-    str | None, typer.Option(metavar="ADDRESS", help="Run on the Dask cluster there instead.")
+    str | None,
+    typer.Option(
+        metavar="ADDRESS", help="Run on the workers of the Dask scheduler at this address."
+    ),
 ]
 Output = Annotated[
     Path | None,
-    typer.Option(help="JSON file of what is finished; the same sweep resumes from there."),
+    typer.Option(help="JSON file of finished points; the same sweep resumes from it."),
 ]
 SkipImpossible = Annotated[
-    bool, typer.Option("--skip-impossible", help="Leave out points that cannot be.")
+    bool, typer.Option("--skip-impossible", help="Leave out combinations that cannot exist.")
 ]
 ThreadsEach = Annotated[
-    int, typer.Option(help="Threads for the arithmetic of each process here.", min=1)
+    int, typer.Option(help="Threads for the arithmetic of each process of this machine.", min=1)
 ]
 
 

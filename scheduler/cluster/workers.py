@@ -318,7 +318,9 @@ def _dask() -> Any:
 
 def dask_setup(worker: Any) -> None:
     """Leave Ctrl-C to the process that started this worker; Dask calls this in each worker."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGBREAK"):  # SIGBREAK: Ctrl-Break on Windows
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def _start(stack: ExitStack, count: int, offers: Mapping[str, float] | None) -> Any:

@@ -196,8 +196,9 @@ def load_constants(name: str = DEFAULT) -> ConstantSet:
     ------
     InputError : for an unknown name, or a constant that cannot be used, naming file, key and value
     """
-    path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
-    if not name.endswith(".toml") and name not in set_names():
+    is_file = name.lower().endswith(".toml")
+    path = Path(name) if is_file else FOLDER / f"{name}.toml"
+    if not is_file and name not in set_names():
         raise InputError(
             f"unknown constants {name!r}; choose from {', '.join(set_names())}, "
             "or give a .toml file"

@@ -73,7 +73,7 @@ def memory_bytes() -> int | None:
 def resident_bytes() -> int | None:
     """Return the memory that this process uses, in bytes; None on systems other than Linux."""
     try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return int(Path("/proc/self/statm").read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):
         return None
 
@@ -86,6 +86,6 @@ def _joules() -> float | None:
     """Return the energy counters of all processor packages, added; None if unreadable."""
     try:
         meters = [path / "energy_uj" for path in _METERS.glob("intel-rapl:?")]
-        return sum(int(meter.read_text()) for meter in meters) * 1e-6 if meters else None
+        return sum(int(meter.read_bytes()) for meter in meters) * 1e-6 if meters else None
     except (OSError, ValueError):
         return None

@@ -17,9 +17,10 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from ...instruments import InputError
+from ...instruments.files import move, write_probe
 
 APPLICATION = 0x6C6C6F6D  # "lloom", as SQLite's application id
 BUSY_S = 10.0  # time-out of one statement for the lock of another program
@@ -82,7 +83,7 @@ def make(path: Path, tables: str, version: int) -> None:
             connection.execute(f"PRAGMA application_id = {APPLICATION}")
             connection.execute(f"PRAGMA user_version = {version}")
             connection.executescript(tables)
-        draft.replace(path)
+        move(draft, path)
     finally:
         for left in (draft, draft.with_name(f"{draft.name}-journal")):
             with contextlib.suppress(OSError):
@@ -176,7 +177,7 @@ def _reader(path: Path, timeout_s: float = BUSY_S) -> sqlite3.Connection:
     if path.with_name(f"{path.name}-journal").exists():
         connection = connect(path, timeout_s)
     else:
-        where = f"{path.absolute().as_uri()}?mode=ro"
+        where = f"{uri_of(path.absolute())}?mode=ro"
         connection = _guarded(sqlite3.connect(where, uri=True, timeout=timeout_s))
     try:
         limit_steps(connection, path.stat().st_size)
@@ -186,6 +187,16 @@ def _reader(path: Path, timeout_s: float = BUSY_S) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def uri_of(path: PurePath) -> str:
+    r"""Return the URI of an absolute path for SQLite, which refuses one with the name of a host.
+
+    The host of a network drive, as in "\\host\share\run.db", becomes part of the path.
+    """
+    uri = path.as_uri()
+    is_local = uri.startswith("file:///")
+    return uri if is_local else uri.replace("file://", "file:////", 1)
 
 
 def limit_steps(connection: sqlite3.Connection, size: int) -> None:
@@ -280,10 +291,7 @@ def _kind(error: sqlite3.Error) -> int:
 def _has_space(folder: Path) -> bool:
     """Try to write there, and return False when only space is missing."""
     try:
-        with tempfile.TemporaryFile(dir=folder) as stream:
-            stream.write(bytes(_PROBE_BYTES))
-            stream.flush()
-            os.fsync(stream.fileno())
+        write_probe(folder, bytes(_PROBE_BYTES))
     except OSError as error:
         return error.errno not in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
     return True

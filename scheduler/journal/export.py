@@ -13,6 +13,7 @@ import errno
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -39,6 +40,7 @@ MAX_BUFFERED_BYTES = 32 << 20  # bytes, of all arrays together
 _RESERVE_BYTES = 64 << 20  # left free on the disk: HDF5 does not end cleanly on a full one
 _COUNTS = tuple(item.name for item in fields(Stats) if item.name != "seconds")
 _STAGES = ("encode", "product", "decode")
+_NOT_IN_NAMES = re.compile(r'[<>:"/\\|?*%]')  # in names of folders; % marks what was replaced
 _TEXT = "text"  # the dtype of a column of texts
 _UNITS = {
     "electrons": "photoelectrons",
@@ -165,7 +167,7 @@ def _write_steps(journal: JournalFile, tree: _Tree) -> None:
         tree.row("steps", columns, step | _stats_row(step["stats"]))
         owner = {"pass": step["pass"], "part": step["part"]}
         for number, value in enumerate(step["values"]):
-            tree.stack(f"results/{step['name'].replace('/', ':')}", str(number), value, owner)
+            tree.stack(f"results/{_as_one_name(step['name'])}", str(number), value, owner)
 
 
 _STATS_COLUMNS = (
@@ -319,6 +321,11 @@ def _attributes(path: str) -> dict[str, str]:
             "results of a step, in units of the model; arrays beside it name the pass"
         )
     return attributes
+
+
+def _as_one_name(step: str) -> str:
+    """Return the name of a step without "/" and what Windows refuses in names, as in a URL."""
+    return _NOT_IN_NAMES.sub(lambda found: f"%{ord(found[0]):02X}", step)
 
 
 def _clean(text: object) -> str:

@@ -149,7 +149,8 @@ def plan(
     Parameters
     ----------
     batch : images, sentences or sequences in one pass
-    sequence : tokens of each; None is the context of a vision model, else 128 at most
+    sequence : tokens of each; None is 128, or the context of the model if that is shorter; a vision
+        model always takes its context
     new_tokens : tokens to generate after them, one pass each
     placement : a policy, the path of a file of rules, or the placement of another plan
     constants : of energy, as for `Plan.energy`; the placement "least-energy" uses them

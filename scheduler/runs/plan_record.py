@@ -33,7 +33,18 @@ ENDINGS = {
 
 @dataclass(frozen=True)
 class PlannedStep:
-    """One step of a plan, as the bench would run it; counts are upper bounds."""
+    """One step of a plan, as the bench would run it; counts are upper bounds.
+
+    Parameters
+    ----------
+    where : "optical" or "host"
+    shapes : of its operands, as a text
+    macs : multiply-accumulates of a product
+    operations : two for each multiply-accumulate
+    tiles, weight_frames, shots, conversions : tiles, frames, exposures and converter samples
+    seconds : predicted, without overlap
+    decided_by : of a product: the policy, and the rule, costs and reason where there are any
+    """
 
     name: str
     kind: str
@@ -46,7 +57,7 @@ class PlannedStep:
     shots: int
     conversions: int
     seconds: float
-    decided_by: Mapping[str, Any] | None = None  # of a product: policy, rule, costs and reason
+    decided_by: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,18 @@ from .tables import (
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its results, and the report on them."""
+    """A finished run: its results, and the report on them.
+
+    Parameters
+    ----------
+    plan : the plan that was run
+    results : classes, text, perplexity or embeddings, by the task of the plan
+    quality : the metric, and its value on light and digitally
+    throughput : the unit, and units per second here and on the bench
+    records : time and events of each step
+    wall_seconds : time of the run on this machine
+    reference_seconds : time of the digital reference; None without one
+    """
 
     plan: PlanRecord
     results: Mapping[str, Any]
@@ -70,7 +81,17 @@ class Run:
 
 @dataclass
 class StepRow:
-    """One row of the table of steps: a kind of step in one place, with its work and time."""
+    """One row of the table of steps: a kind of step in one place, with its work and time.
+
+    Parameters
+    ----------
+    kind : such as "MLP" or "softmax"
+    where : "optical", "host" or "convert"
+    macs : multiply-accumulates of products
+    operations : two for each multiply-accumulate; the values that are converted, for "convert"
+    seconds_here : measured on this machine
+    seconds_bench : predicted for the bench; None for a digital run
+    """
 
     kind: str
     where: str
@@ -90,7 +111,23 @@ class StepRow:
 
 @dataclass(frozen=True)
 class Report:
-    """The results of a run, and its time by step; every figure names its source."""
+    """The results of a run, and its time by step; every figure names its source.
+
+    Parameters
+    ----------
+    profile, profile_title : the bench profile by name, and its title
+    is_mock : whether the light is simulated
+    is_calibrated : False where the operator accepted a bench without calibration
+    quality : the metric, and its value on light and digitally
+    throughput : the unit, and units per second here and on the bench
+    steps : one row for each kind of step
+    stats : counted events of all products
+    remarks : sentences for the reader, such as recoveries and unphysical settings
+    wall_seconds : time of the run on this machine
+    energy : the energy account; None without one
+    checks : statistics of the checksums, by matmul
+    results : classes, text, perplexity or embeddings, by the task
+    """
 
     model: str
     backend: str

@@ -30,20 +30,22 @@ _STEP_PX = 8  # grid on which the usable part of a modulator is searched
 
 
 class EncodingTable(TomlTable):
-    """How numbers are laid out on the modulators, in pixels of the weight modulator.
-
-    Parameters
-    ----------
-    kind : "abs-split", "push-pull" or "offset" (docs/explanation/light.md)
-    element_px : side of the square of one element
-    guard_px : dark band between blocks (imaged) or rows (line)
-    block : elements of a block, (rows, columns); a line's length follows from the modulator
-    """
+    """How numbers are laid out on the modulators, in pixels of the weight modulator."""
 
     kind: Literal["abs-split", "push-pull", "offset"] = "abs-split"
+    """How signed numbers become light."""
     element_px: int = Field(default=4, ge=1)
+    """Side of the square of one element, in pixels of the weight modulator."""
     guard_px: int = Field(default=8, ge=0)
+    """Dark band between blocks (imaged layout) or rows (line layout).
+
+    It must be at least 3 pixels wide on the camera.
+    """
     block: tuple[int, int] = (8, 8)
+    """Elements of a block: rows, columns.
+
+    A line layout ignores the key, because the modulator decides the length of a line.
+    """
 
     @model_validator(mode="after")
     def _has_elements(self) -> EncodingTable:
