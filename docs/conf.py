@@ -16,6 +16,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx_design",
     "command_reference",
+    "mathml",
     "public_names",
     "settings_tables",
 ]
@@ -38,8 +39,9 @@ smartquotes = False  # `--option` and "word" stay as they are typed
 html_theme = "furo"
 html_title = f"lightloom {release}"
 html_copy_source = False
+html_math_renderer = "mathml"
 html_static_path = ["_static"]
-html_css_files = ["tables.css"]
+html_css_files = ["site.css"]
 
 # the build needs no network, so other projects' pages are not asked for names
 nitpick_ignore_regex = [

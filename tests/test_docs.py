@@ -6,7 +6,6 @@ import shutil
 import textwrap
 import tomllib
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -75,16 +74,6 @@ def test_first_pages_import_public_names(page: Path) -> None:
 def test_links_of_a_page_exist(page: Path) -> None:
     for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text(encoding="utf-8")):
         assert (page.parent / link).exists(), link
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("default")  # of Sphinx's next version, which its extensions give
-@pytest.mark.skipif(not find_spec("sphinx"), reason="no Sphinx: pip install '.[docs]'")
-def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
-    from sphinx.cmd.build import main
-
-    assert main(["-W", "--keep-going", "-n", "-q", "-b", "html", str(DOCS), str(tmp_path)]) == 0
-    assert (tmp_path / "search.html").exists()
 
 
 _COMMANDS = (
