@@ -1,9 +1,11 @@
 """Draw the pictures of the docs: `python docs/drawings`, or some: `python docs/drawings rooms.svg`.
 
-Drawn again, a drawing has the same bytes; only pictures that show times of this computer differ.
+It needs the extra `report`; the two pictures of pages also need Chromium. Drawn again, a picture
+has the same bytes, except those with times of this computer: run.svg and the pages.
 """
 
-import sys
+import argparse
+from pathlib import Path
 
 import account
 import benches
@@ -11,6 +13,7 @@ import formulas
 import number
 import outputs
 import programs
+from canvas import Output
 
 DRAWN = {
     "number.svg": number.draw_number,
@@ -39,13 +42,19 @@ BY_COMMANDS = {  # pictures that commands of lightloom draw, from measurements t
 }
 
 
-def main(names: list[str]) -> None:
+def main() -> None:
     """Draw some pictures, or all of them."""
-    for name in names or DRAWN:
+    parser = argparse.ArgumentParser(description="Draw the pictures of the docs.")
+    parser.add_argument("names", nargs="*", metavar="PICTURE", help="all, if none is named")
+    parser.add_argument("--to", type=Path, default=Output.folder, help="folder; it must exist")
+    chosen = parser.parse_args()
+    for name in chosen.names:
         if name not in DRAWN:
-            raise SystemExit(f"{name} is not a drawing; drawings are {', '.join(DRAWN)}")
+            parser.error(f"{name} is not a drawing; drawings are {', '.join(DRAWN)}")
+    Output.folder = chosen.to
+    for name in chosen.names or DRAWN:
         DRAWN[name]()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

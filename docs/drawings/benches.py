@@ -43,7 +43,7 @@ def draw_layouts() -> None:
         canvas.text(x, 24, text, color=colour, weight="bold")
     rows = {
         "imaged": "Each block has\nits own pixels.",
-        "line": "A lens sums each\nrow to a spot.",
+        "line": "A lens sums\neach row.",
         "single-pixel": "A photodiode\ntakes all light.",
     }
     for number, (layout, text) in enumerate(rows.items()):

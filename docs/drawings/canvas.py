@@ -21,7 +21,6 @@ from lightloom.report.charts import COLOURS
 
 LIGHT, HOST, CONVERT = COLOURS["orange"], COLOURS["blue"], COLOURS["purple"]
 INK, SOFT, STOP, GOOD = COLOURS["ink"], COLOURS["soft"], COLOURS["red"], COLOURS["green"]
-PICTURES = Path(__file__).parents[1] / "pictures"
 WIDTH = 720  # of a drawing, in pixels
 SMALL, NORMAL, LARGE = 11.5, 13, 15  # sizes of text, in pixels
 _FONTS = "system-ui, 'Segoe UI', Helvetica, Arial, sans-serif"
@@ -44,6 +43,23 @@ _STYLE = {
     "legend.frameon": False,
     "grid.color": COLOURS["rule"],
 }
+
+
+class Output:
+    """Where pictures are written.
+
+    Attributes
+    ----------
+    folder : docs/pictures, unless the command names another one
+    """
+
+    folder = Path(__file__).parents[1] / "pictures"
+
+
+def save_text(name: str, text: str) -> None:
+    """Write a picture that is text, without spaces at the ends of lines."""
+    text = re.sub(r"[ \t]+$", "", text, flags=re.M)
+    (Output.folder / name).write_text(text, encoding="utf-8", newline="\n")
 
 
 def tint(colour: str, amount: float = 0.12) -> str:
@@ -190,5 +206,4 @@ def _save(figure: Figure, name: str, title: str) -> None:
     text = re.sub(
         r"(<svg [^>]*)>", rf'\1 role="img">\n <title>{escape(title)}</title>', text, count=1
     )
-    text = re.sub(r" +$", "", text, flags=re.M)
-    (PICTURES / f"{name}.svg").write_text(text, encoding="utf-8", newline="\n")
+    save_text(f"{name}.svg", text)

@@ -80,7 +80,10 @@ def _draw_row(row: Any, name: str, x: np.ndarray, w: np.ndarray) -> None:
     light, deviation = readings(name, x, w)
     row[2].bar(list(light), list(light.values()), color=LIGHT, width=0.6)
     row[2].set(
-        xlim=(-0.6, 3.6), ylim=(0, 75), title=f"noise of y: ± {deviation:.2f}", ylabel="electrons"
+        xlim=(-0.6, 3.6),
+        ylim=(0, 75),
+        title=f"shot noise of y: ± {deviation:.2f}",
+        ylabel="electrons",
     )
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from canvas import COLOURS, PICTURES, SMALL, plot
+from canvas import COLOURS, SMALL, Output, plot, save_text
 from lightloom.backends.bench import (
     FIRST_PRODUCTS,
     BenchBackend,
@@ -52,8 +52,7 @@ def _terminal(name: str, title: str, width: int = 100) -> Iterator[Console]:
     # the font would be loaded from outside
     text = re.sub(r"@font-face \{.*?\}\s*|<!--.*?-->", "", text, flags=re.S)
     text = re.sub(r"(<svg [^>]*>)", rf"\1\n    <title>What {title} prints</title>", text, count=1)
-    text = re.sub(r"[ \t]+$", "", text, flags=re.M)
-    (PICTURES / f"{name}.svg").write_text(text, encoding="utf-8", newline="\n")
+    save_text(f"{name}.svg", text)
 
 
 def draw_run() -> None:
@@ -179,7 +178,7 @@ def _screenshot(name: str, page: str, height: int) -> None:
         )  # fmt: skip
         with Image.open(image) as shown:
             few = shown.convert("RGB").quantize(128)
-            few.save(PICTURES / f"{name}.png", optimize=True)
+            few.save(Output.folder / f"{name}.png", optimize=True)
 
 
 # --- benches --------------------------------------------------------------------------------------
