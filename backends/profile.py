@@ -44,9 +44,9 @@ class OpticsProfile(TomlTable):
     title: str = ""
     """One line that says which bench it is."""
     sources: Mapping[str, str] = Field(default_factory=dict, repr=False)
-    """Field -> source of its value."""
+    """Source of the value of each constant."""
     years: Mapping[str, int] = Field(default_factory=dict, repr=False)
-    """Field -> year of its source."""
+    """Year of the source of each constant."""
 
     # resolution of the modulators and of the converter
     input_bits: Bits | None = None

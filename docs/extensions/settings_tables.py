@@ -147,8 +147,9 @@ class Records(_TableDirective):
         fields = list(next(iter(records.values())))
         if "columns" in self.options:
             fields = [field.strip() for field in self.options["columns"].split(",")]
-        rows = [
-            [f"`{name}`", *(record[field] for field in fields)] for name, record in records.items()
+        rows: list[list[Cell]] = [
+            [[nodes.literal(name, name)], *(record[field] for field in fields)]
+            for name, record in records.items()
         ]
         return [self.table([self.options.get("first", "name"), *fields], rows)]
 
