@@ -269,16 +269,15 @@ def draw_tracks() -> None:
         canvas.text(90, y + 12, track, ha="right", size=NORMAL)
         canvas.line([(100, y + 29), (710, y + 29)], COLOURS["rule"], linewidth=0.8)
     canvas.arrow((100, 314), (710, 314))
-    canvas.text(690, 300, "time", color=SOFT)
-    for number, start in enumerate((100, 252)):
-        canvas.text(
-            start + 60, 18, f"micro-batch {number + 1}", color=_PARTS[number], weight="bold"
-        )
-        _product(canvas, start, _PARTS[number])
-    _slice(canvas, "host", 306, 110, _PARTS[0], "softmax of 1")
-    _slice(canvas, "host", 456, 110, _PARTS[1], "softmax of 2")
-    _product(canvas, 420, _PARTS[0])
-    _product(canvas, 567, _PARTS[1], shots=3, is_gathered=False)
+    canvas.text(692, 326, "time", color=SOFT)
+    for number, part in enumerate(_PARTS):
+        canvas.text(160 + 128 * number, 18, f"micro-batch {number + 1}", color=part, weight="bold")
+    for number in range(4):
+        _product(canvas, 100 + 128 * number, _PARTS[number % 2])
+        if number < 3:
+            softmax = 302 + 128 * number
+            _slice(canvas, "host", softmax, 54, _PARTS[number % 2], "softmax")
+    _product(canvas, 612, _PARTS[0], shots=1, is_gathered=False)
     canvas.text(100, 326, "detector: exposure, then read-out (pale)", ha="left", color=SOFT)
     canvas.save(
         "tracks",

@@ -79,6 +79,7 @@ def plot(name: str, title: str, height: int) -> Iterator[Figure]:
     """
     with matplotlib.rc_context({**_STYLE, "figure.dpi": 72}):
         figure = Figure(figsize=(WIDTH / 72, height / 72), layout="constrained")
+        figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)  # inches
         yield figure
         _save(figure, name, title)
 

@@ -49,7 +49,7 @@ def draw_encodings() -> None:
     x = np.array([0.6, -0.3, 0.9, -0.7, 0.2, -0.1])
     w = np.array([0.4, 0.7, -0.2, -0.9, 0.3, 0.1])
     title = "Rails, light and noise of one product in the encodings abs-split, push-pull and offset"
-    with plot("encodings", title, 560) as figure:
+    with plot("encodings", title, 600) as figure:
         grid = figure.subplots(4, 3, gridspec_kw={"width_ratios": (1, 1, 1.15)})
         for axes, values, name in ((grid[0, 0], x, "x"), (grid[0, 1], w, "w")):
             axes.bar(range(6), values, color=HOST, width=0.7)
