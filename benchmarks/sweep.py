@@ -281,7 +281,7 @@ class Results:
             "impossible": [{"name": name, "why": why} for name, why in impossible.items()],
             "sources": {
                 "quality": "computed here, on the mock and digitally",
-                "throughput.here": "measured here, while the other workers had work too",
+                "throughput.here": "measured here, beside the work of all workers",
                 "throughput.bench": "predicted from the profile; host steps as measured here",
                 "energy": "events counted here, constants of the profile",
             },

@@ -87,7 +87,7 @@ def test_a_run_says_what_it_is_and_what_was_repeated(tmp_path: Path) -> None:
     assert report["is_mock"] and report["backend"] == "bench"
     assert report["profile"] == "simulated imaged bench" and "bench.toml" in report["profile_title"]
     assert report["remarks"][1].startswith("recoveries from faults: retry 2; ")
-    assert report["remarks"][2:] == ["2 shots were repeated: stale 2"]
+    assert report["remarks"][2:] == ["2 repeated shots: stale 2"]
     assert report["is_calibrated"] and "own truth" in report["remarks"][0]
 
 

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from ...instruments import BadFit, InputError, Saturated, UnexpectedIntensity
+from ...instruments.formatting import format_counted
 from ...instruments.old_words import OldWords
 from ..bench.bench import Bench
 from ..bench.binding import check_calibration, path_for
@@ -115,7 +116,7 @@ def _add_step(session: CalibrationSession, name: str, path: Path) -> Step:
     except (BadFit, UnexpectedIntensity, Saturated) as error:
         raise type(error)(f"{session.bench.path}: step {name}: {error}") from error
     repeated = [
-        f"{count - faults.get(reason, 0)} shots were repeated: {reason}"
+        f"{format_counted(count - faults.get(reason, 0), 'repeated shot')}: {reason}"
         for reason, count in probe.faults.items()
         if count > faults.get(reason, 0)
     ]

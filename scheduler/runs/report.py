@@ -279,7 +279,7 @@ def _remarks(profile: OpticsProfile, stats: Stats, backend: Backend) -> tuple[st
     remarks = [*backend.remarks, *profile.unphysical]
     if faults := backend.faults:
         reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(faults.items()))
-        remarks.append(f"{sum(faults.values()):,} shots were repeated: {reasons}")
+        remarks.append(f"{format_counted(sum(faults.values()), 'repeated shot')}: {reasons}")
     if stats.saturated:
         share = stats.saturated / max(stats.conversions, 1)
         remarks.append(

@@ -37,7 +37,7 @@ def show_sweep(where: Console, document: Mapping[str, Any], remarks: Sequence[st
         )
     all_remarks = [*remarks, *(remark for p in points for remark in p.get("remarks", ()))]
     where.print(
-        "quality and events: computed here; here: measured, while the other workers had work too; "
+        "quality and events: computed here; here: measured, beside the work of all workers; "
         "bench and energy: predicted from each point's profile, host steps as measured here"
     )
     for remark in _grouped(all_remarks):
