@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -45,6 +47,20 @@ def test_images_of_a_page_say_what_they_show(page: Path) -> None:
         assert re.search(r'\balt="[^"]+"', image), image
     for directive in _DIRECTIVE.findall(text):
         assert re.search(r"^ *:alt: +\S", directive, re.MULTILINE), directive
+
+
+def _words(picture: Path) -> list[str]:
+    found = ElementTree.parse(picture).iter("{http://www.w3.org/2000/svg}text")
+    return sorted("".join(element.itertext()) for element in found)
+
+
+@pytest.mark.slow
+def test_pictures_say_what_the_code_says_today(tmp_path: Path) -> None:
+    names = ("number.svg", "layouts.svg", "recoveries.svg", "layer.svg", "rooms.svg", "check.svg")
+    command = [sys.executable, str(DOCS / "drawings"), *names, "--to", str(tmp_path)]
+    subprocess.run(command, check=True, timeout=120)
+    for name in names:
+        assert _words(tmp_path / name) == _words(DOCS / "pictures" / name), f"draw {name} again"
 
 
 @pytest.mark.parametrize("picture", PICTURES, ids=lambda path: path.name)
