@@ -582,7 +582,8 @@ def draw(document: Mapping[str, Any], path: Path) -> None:
         left.plot(widths, light[0] * widths[0] / widths, ":", **style)
         signal = [_mean(member["costs"], encoding) for member in measured]
         law = fitted["signal"]
-        right.plot(widths, signal, "o", markersize=4, label=f"{law['exponent']:+.2f}", **style)
+        said = f"{encoding}: {law['exponent']:+.2f}"
+        right.plot(widths, signal, "o", markersize=4, label=said, **style)
         right.plot(widths, law["factor"] * widths ** law["exponent"], **style)
     for axes in (left, right):
         use_log_axes(axes)
