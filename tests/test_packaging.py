@@ -8,27 +8,23 @@ import re
 import subprocess
 import sys
 import tomllib
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from package_modules import ROOMS, modules
+from package_modules import ROOMS, importable
 
 import lightloom
 
 ROOT = Path(__file__).parents[1]
 
-COMPILED = "kernels"  # modules loaded only where the extra `fast` is installed
 HEAVY = ("numba", "onnxruntime", "torch", "tokenizers", "pyvisa", "gguf", "pydantic", "rich")
 
 
 def test_every_module_imports_under_its_own_name_only() -> None:
     # `import scheduler` from a checkout would load a second copy of everything
-    for name in modules():
-        if name.endswith("__main__") or (name.endswith(COMPILED) and not find_spec("numba")):
-            continue
+    for name in importable():
         importlib.import_module(name)
     assert not set(ROOMS) & set(sys.modules)
 

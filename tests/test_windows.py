@@ -146,11 +146,11 @@ def written(folder: Path, text: str) -> str:
 
 IMPORTS = """
 import importlib, os
-from package_modules import modules
+from package_modules import importable
 from lightloom.instruments.safety import device_lock, lock
 
 assert not hasattr(os, "fork")
-for name in modules():
+for name in importable():
     importlib.import_module(name)
 assert "msvcrt" in device_lock._locked.__code__.co_names
 assert lock.boot_id()

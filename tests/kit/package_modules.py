@@ -23,3 +23,13 @@ def modules() -> dict[str, Path]:
         if spec.origin is not None:  # not a folder of data
             found[name] = Path(spec.origin)
     return found
+
+
+def importable() -> list[str]:
+    """Return the modules that can be imported here: kernels need the extra `fast`."""
+    has_numba = find_spec("numba") is not None
+    return [
+        name
+        for name in modules()
+        if not name.endswith("__main__") and (has_numba or not name.endswith("kernels"))
+    ]
