@@ -25,13 +25,7 @@ nox.options.sessions = ["style", "types", "docs", "tests"]
 def install(session: nox.Session, *extras: str) -> None:
     """Install lightloom with extras, from the wheel in LIGHTLOOM_WHEEL or from the checkout."""
     package = os.environ.get(WHEEL, str(ROOT))
-    forget_earlier_builds()
     session.install(f"{package}[{','.join(extras)}]" if extras else package)
-
-
-def forget_earlier_builds() -> None:
-    """Remove modules of earlier builds, which setuptools would pack although they are gone."""
-    shutil.rmtree(ROOT / "build" / "lib", ignore_errors=True)
 
 
 @nox.session
@@ -94,7 +88,6 @@ def wheel(session: nox.Session) -> None:
     folder = Path(session.create_tmp())
     session.install("build")
     shutil.rmtree(DIST, ignore_errors=True)
-    forget_earlier_builds()
     session.run("python", "-m", "build", "--outdir", str(DIST), silent=True)
     session.run("python", "-m", "build", "--wheel", "--outdir", str(folder), silent=True)
     [sdist], [built] = DIST.glob("*.tar.gz"), DIST.glob("*.whl")
