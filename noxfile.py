@@ -17,6 +17,7 @@ import nox
 ROOT = Path(__file__).parent
 WHEEL = "LIGHTLOOM_WHEEL"  # a wheel to install, where several sessions share one that was built
 DIST = ROOT / "dist"
+MADE = re.compile(r"^PKG-INFO$|^setup\.cfg$|\.egg-info/")  # by setuptools, in an sdist
 
 nox.options.default_venv_backend = "venv"
 nox.options.sessions = ["style", "types", "docs", "tests"]
@@ -91,8 +92,11 @@ def wheel(session: nox.Session) -> None:
     session.run("python", "-m", "build", "--outdir", str(DIST), silent=True)
     session.run("python", "-m", "build", "--wheel", "--outdir", str(folder), silent=True)
     [sdist], [built] = DIST.glob("*.tar.gz"), DIST.glob("*.whl")
-    if missing := tracked() - names_of(sdist):
+    known, packed = tracked(), names_of(sdist)
+    if missing := known - packed:
         session.error(f"the sdist lacks {', '.join(sorted(missing))}; add them to MANIFEST.in")
+    if strays := {name for name in packed - known if not MADE.search(name)}:
+        session.error(f"the sdist holds {', '.join(sorted(strays))}; commit or remove them")
     if other := contents(built) ^ contents(folder / built.name):
         names = ", ".join(sorted({name for name, _ in other}))
         session.error(f"the wheels of sdist and checkout differ in {names}; see MANIFEST.in")
@@ -103,9 +107,9 @@ def wheel(session: nox.Session) -> None:
 
 
 def tracked() -> set[str]:
-    """Return the files that git knows; none outside a clone."""
+    """Return the files that git knows; outside a clone, those of the sdist."""
     if not (ROOT / ".git").exists():
-        return set()
+        return names_of(next(DIST.glob("*.tar.gz")))
     command = ["git", "ls-files", "-z"]
     output = subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout
     return {name for name in output.decode().split("\0") if name and (ROOT / name).exists()}

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from lightloom.benchmarks.__main__ import app as studies
 from lightloom.instruments import driver_names
-from pages import DOCS, PAGES, ROOT, blocks_of, name_of, run_page
+from pages import DOCS, PAGES, ROOT, blocks_of, name_of, odd_fences_of, run_page
 from typer.testing import CliRunner
 
 from lightloom.cli.app import app
@@ -48,6 +48,20 @@ def test_blocks_of_a_page_run(
     run_page(page, tmp_path)
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_fence_of_a_page_is_known(page: Path) -> None:
+    # a block of commands behind ```bash would never run
+    assert not odd_fences_of(page)
+
+
+def test_odd_fences_are_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("```sh\nls\n```\n~~~python\n1\n~~~\n> ```sh\n> ls\n> ```\n```bash\n", "utf-8")
+    assert [found.partition(":")[0] for found in odd_fences_of(page)] == [
+        *("line 4", "line 7", "line 10", "a fence is not closed"),
+    ]
+
+
 FIRST_PAGES = [ROOT / "README.md", *sorted((DOCS / "tutorial").glob("*.md"))]
 
 
@@ -80,7 +94,8 @@ _COMMANDS = (
     *("run", "plan", "benchmark", "energy", "init", "devices", "check"),
     *("align", "calibrate", "report", "export", "resume", "doctor", "sweep"),
 )
-_CALL = rf"lightloom ({'|'.join(_COMMANDS)})\b((?:(?! && )[^`\n])*)"
+_CALL = rf"lightloom ({'|'.join(_COMMANDS)})\b((?:\\\n|(?! && )[^`\n])*)"
+_OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 
 
 def test_bench_files_in_pages_have_known_keys() -> None:
@@ -97,11 +112,20 @@ def test_bench_files_in_pages_have_known_keys() -> None:
 def test_options_that_pages_name_exist() -> None:
     known = {}
     for command in _COMMANDS:
-        known[command] = CliRunner().invoke(app, [command, "--help"]).stdout
+        known[command] = _OPTION.findall(CliRunner().invoke(app, [command, "--help"]).stdout)
     for page in PAGES:
         for line in re.findall(_CALL, page.read_text("utf-8")):
-            for option in re.findall(r"(?<!-)--[a-z][a-z-]*", line[1]):
+            for option in _OPTION.findall(line[1]):
                 assert option in known[line[0]] or option == "--help", f"{page.name}: {option}"
+
+
+def test_files_that_pages_call_exist() -> None:
+    # a command that names a file which was moved leads nowhere
+    for page in PAGES:
+        for name in re.findall(
+            r"(?:pytest|python)[^`\n]*? ((?:tests|examples|docs)/[\w/.]+)", page.read_text("utf-8")
+        ):
+            assert (ROOT / name).exists() or "NAME" in name, f"{page.name}: {name}"
 
 
 def test_studies_and_their_options_that_pages_name_exist() -> None:
@@ -113,7 +137,8 @@ def test_studies_and_their_options_that_pages_name_exist() -> None:
                 continue
             done = CliRunner().invoke(studies, [name, "--help"])
             assert done.exit_code == 0, f"{page.name}: {name}"
-            for option in re.findall(r"(?<!-)--[a-z][a-z-]*", rest):
-                assert option in done.stdout, f"{page.name}: {name} {option}"
+            known = _OPTION.findall(done.stdout)
+            for option in _OPTION.findall(rest):
+                assert option in known, f"{page.name}: {name} {option}"
             found += 1
     assert found >= 12

@@ -7,7 +7,8 @@ which the rendered page does not show, says what differs:
     <!-- not run: needs an instrument -->
     <!-- ends with 1 -->          the last command of the block ends with this status
 
-A ```text block behind a block is what that block prints; `...` stands for any text.
+A ```text block right behind a block is what that block prints, with its messages on standard error
+or without them; `...` stands for any text.
 """
 
 import contextlib
@@ -19,27 +20,23 @@ import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-ROOT_PAGES = ("README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "CHANGELOG.md", "SECURITY.md")
-PAGES = sorted(
-    [*DOCS.rglob("*.md"), *(path for name in ROOT_PAGES if (path := ROOT / name).exists())]
-)
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
 
 _BLOCK = re.compile(
-    r"(?:^ *<!-- (?P<remark>[^\n]*?) -->\n+)?"
+    r"(?:^ *<!-- (?P<remark>[^\n]*?) -->\n)?"
     r"^(?P<indent> *)```(?P<language>python|sh|text)\n(?P<code>.*?)^(?P=indent)```$",
     re.MULTILINE | re.DOTALL,
 )
 _REASONS = (
-    "needs an instrument",
-    "needs another computer",
-    "needs the network",
-    "takes ",
-    "sets up ",
+    r"needs (an instrument|another computer|the network)\b",
+    r"takes [\w ]*(seconds?|minutes?|hours?)\b",
+    r"sets up (an environment|a checkout|the file above)\b",
 )
 _LOOSE = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
@@ -83,10 +80,23 @@ def blocks_of(page: Path) -> list[Block]:
 def _with_remark(block: Block, remark: str) -> Block:
     if remark.startswith("not run: "):
         block.not_run = remark.removeprefix("not run: ")
-        assert block.not_run.startswith(_REASONS), f"line {block.line}: not one of {_REASONS}"
-    elif remark.startswith("ends with "):
+        assert re.match("|".join(_REASONS), block.not_run), f"line {block.line}: {remark}"
+    elif remark:
         block.status = int(remark.removeprefix("ends with "))
     return block
+
+
+def odd_fences_of(page: Path) -> list[str]:
+    """Return the fences of a page that no test would see, such as ```bash or ~~~python."""
+    opened, found = "", []
+    for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), start=1):
+        fence = re.match(r"[ \t>]*(`{3,}|~{3,})(.*)$", line)
+        if fence is None or (opened and (fence[1] != opened or fence[2])):
+            continue
+        if not opened and not re.fullmatch(r" *```(python|sh|text|toml|\{[\w-]+\}.*)", line):
+            found.append(f"line {number}: {line}")
+        opened = "" if opened else fence[1]
+    return [*found, "a fence is not closed"] if opened else found
 
 
 def run_page(page: Path, folder: Path) -> None:
@@ -100,12 +110,13 @@ def run_page(page: Path, folder: Path) -> None:
             printed = io.StringIO()
             with contextlib.redirect_stdout(printed):
                 exec(compile("\n" * block.line + block.code, str(page), "exec"), namespace)
-            shown = printed.getvalue()
+            output, messages = printed.getvalue(), ""
         else:
-            shown = _run_commands(block, folder, where)
+            output, messages = _run_commands(block, folder, where)
         if block.printed is not None:
-            fits = doctest.OutputChecker().check_output(block.printed, shown, _LOOSE)
-            assert fits, f"{where} prints\n{shown}\nand not\n{block.printed}"
+            check = partial(doctest.OutputChecker().check_output, block.printed, optionflags=_LOOSE)
+            fits = check(got=output) or check(got=output + messages)
+            assert fits, f"{where} prints\n{output + messages}\nand not\n{block.printed}"
 
 
 def commands_of(block: Block) -> list[list[str]]:
@@ -115,9 +126,10 @@ def commands_of(block: Block) -> list[list[str]]:
     return [words for part in parts if (words := shlex.split(part, comments=True))]
 
 
-def _run_commands(block: Block, folder: Path, where: str) -> str:
+def _run_commands(block: Block, folder: Path, where: str) -> tuple[str, str]:
+    """Run the commands of a block; return what they wrote to standard output and error."""
     commands = commands_of(block)
-    shown = ""
+    output = messages = ""
     for number, words in enumerate(commands):
         variables = dict(os.environ, COLUMNS="100")
         while "=" in words[0]:
@@ -136,8 +148,9 @@ def _run_commands(block: Block, folder: Path, where: str) -> str:
         expected = block.status if number == len(commands) - 1 else 0
         told = f"{where}: {shlex.join(words)} ended with {done.returncode}\n{done.stderr}"
         assert done.returncode == expected, told
-        shown += done.stdout
-    return shown
+        output += done.stdout
+        messages += done.stderr
+    return output, messages
 
 
 def _program(words: list[str], where: str) -> list[str]:
