@@ -134,8 +134,8 @@ class EncodedWeights:
         """A read-out range [m, M] from the weights, used without a calibrated one.
 
         Independent inputs of magnitude at most 1 about a mean of `filling` stay within
-        filling |w|_1 + 4 |w|_2 with a probability of 1 - 7e-4 (Hoeffding, random signs); none
-        exceeds |w|_1. Values beyond the range saturate and are counted.
+        filling |w|_1 + 4 |w|_2 with a probability of at least 1 - 7e-4 (Hoeffding, random signs);
+        none exceeds |w|_1. Values beyond the range saturate and are counted.
         """
         bounds = [np.zeros(self.scale.shape)]
         for rail in self.rails if self.filling else self.rails[:1]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-_NEGLIGIBLE = 1e-4  # fraction of a frame's light that is ignored: a tenth of an 8-bit step
+_NEGLIGIBLE = 1e-4  # fraction of a frame's light that is ignored: 1/40 of an 8-bit step
 _SETTLED = 9.3  # time constants after which earlier frames contribute less than that
 _FRAMES = 6  # number of frames that may still be settling
 
