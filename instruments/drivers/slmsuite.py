@@ -42,7 +42,7 @@ class SlmsuiteOptions(DriverOptions):
     """Settings of a device: its class in slmsuite and the arguments of that class."""
 
     device: str = Field(pattern=r"^\w+(\.\w+)+$")
-    """Class of slmsuite, such as "slmsuite.hardware.slms.meadowlark.Meadowlark"."""
+    """Class of slmsuite, with its module, as in the example above the table."""
     arguments: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the class; slmsuite writes sizes as [width, height]."""
 
