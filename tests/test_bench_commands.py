@@ -226,7 +226,7 @@ def partner(request: pytest.FixtureRequest) -> Iterator[tuple[int, str]]:
         server.close()
     thread = threading.Thread(target=answer)
     thread.start()
-    says = {"closed": "refused", "silent": "did not reply"}.get(request.param, "")
+    says = {"closed": "cannot be reached", "silent": "did not reply"}.get(request.param, "")
     yield port, says
     if request.param != "closed":
         server.shutdown(socket.SHUT_RDWR)
