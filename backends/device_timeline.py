@@ -85,6 +85,9 @@ class JobShape:
 
     Parameters
     ----------
+    tiles : number of weight frames
+    vectors : number of input frames for each tile
+    order : which frame stays while the other changes
     details : attributes of its events in a timeline
     """
 
@@ -336,6 +339,8 @@ class Frames:
 
     Parameters
     ----------
+    shots : exposures
+    weight_frames, input_frames : numbers of different frames
     inputs_shown : vectors of all shown input frames
     loads : mean number of times that each weight is shown
     jobs : (number of equal jobs, weight frames, input frames)

@@ -16,6 +16,9 @@ class ModulatorTiming:
 
     Parameters
     ----------
+    refresh_s : period of the frames; 0 if a frame is shown at once
+    latency_s : from the flip to the first change of light
+    settle_s : the slowest change between two grey levels
     transfer_s : of a frame, before it can be shown
     trusted_s : measured settling time, from the flip
     """
@@ -33,7 +36,11 @@ class ShotTiming:
 
     Parameters
     ----------
+    input, weight : timing of the two modulators
+    exposure_s : of one shot
+    readout_s : from the end of the exposure to the arrival of the frame
     rolling_s : from the first row's exposure to the last row's
+    trigger_latency_s : from the trigger to the exposure
     window_s : of a photodiode's samples; 0 with a camera
     shows_early : whether the next frames are sent before the detector is read
     reference_every : shots between two reference shots; 0 for none

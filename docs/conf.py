@@ -31,7 +31,7 @@ autodoc_class_signature = "mixed"
 autodoc_default_options = {"members": True}
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
-python_maximum_signature_line_length = 85
+python_maximum_signature_line_length = 115  # with the module, which methods do not show
 default_role = "py:obj"
 
 smartquotes = False  # `--option` and "word" stay as they are typed

@@ -151,6 +151,10 @@ class Instrument(ABC):
         device = f"{self.name} ({self.address or self.driver})"
         if isinstance(error, TimeoutError):  # an OSError, but the device may still be connected
             return InstrumentTimeout(f"{device} did not reply during {what}: {error}")
+        if isinstance(error, OSError) and what == "connect":
+            return Disconnected(
+                f"{device} cannot be reached: {error}; check address, port, cable and power"
+            )
         if isinstance(error, OSError):
             return Disconnected(
                 f"{device} was lost during {what}: {error}; "

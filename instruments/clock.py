@@ -40,6 +40,10 @@ class VirtualClock(Clock):
     """Time that advances only when a thread waits for it, and then at once.
 
     It does not advance while it is held, so that host work takes no virtual time on any computer.
+
+    Parameters
+    ----------
+    start_s : first reading, in seconds
     """
 
     is_virtual = True

@@ -19,6 +19,7 @@ from .errors import LightloomError, one_line
 LOG = logging.getLogger("lightloom.instruments")
 
 MISSING = "missing"  # kind of an entry that is only a sentence
+_UNKNOWN = "its identity was not queried: find out what it is before you paste its lines"
 _THORLABS = "0x1313"  # USB vendor id of a maker of power meters; others are offered as a DAQ
 
 
@@ -187,7 +188,7 @@ def _visa_instrument(address: str, backend: str) -> FoundDevice:
         toml = lines("power_meter", "scpi-power-meter", **options)
         return FoundDevice("VISA", address, "Thorlabs, perhaps a power meter", toml)
     toml = lines("detector", "scpi-daq", "or source: scpi-source", **options, dialect="multimeter")
-    return FoundDevice("VISA", address, "an instrument; its identity was not queried", toml)
+    return FoundDevice("VISA", address, f"an instrument; {_UNKNOWN}", toml)
 
 
 def _serial_ports() -> Iterator[FoundDevice]:
@@ -199,5 +200,5 @@ def _serial_ports() -> Iterator[FoundDevice]:
             about += f" (USB {port.vid:04x}:{port.pid:04x})"
         remark = f"or source: scpi-source at ASRL{port.device}::INSTR"
         toml = lines("detector", "serial-daq", remark, address=port.device)
-        about += "; its identity was not queried"
+        about += f"; {_UNKNOWN}"
         yield FoundDevice("serial port", port.device, about, toml)

@@ -53,6 +53,13 @@ _WORDS = {  # type -> how a table names it
 
 
 @dataclass(frozen=True)
+class Items:
+    """The names of the items of a list, as metadata: `Annotated[tuple[int, int], Items(...)]`."""
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class FileKey:
     """One key of a file.
 
@@ -188,7 +195,7 @@ def _allowed(kind: Any, notes: Iterable[Any] = ()) -> str:
     if origin is Literal:
         return ", ".join(map(as_toml, inside))
     if origin is tuple:
-        return _allowed_in_list(inside)
+        return _allowed_in_list(inside, notes)
     if _is_model(kind) or is_dataclass(kind):
         return "table"
     choices = [note.table for note in _flat(notes) if hasattr(note, "table")]
@@ -199,12 +206,13 @@ def _allowed(kind: Any, notes: Iterable[Any] = ()) -> str:
     return limits if kind is float and limits else ", ".join(filter(None, (word, limits)))
 
 
-def _allowed_in_list(inside: tuple[Any, ...]) -> str:
+def _allowed_in_list(inside: tuple[Any, ...], notes: Iterable[Any]) -> str:
     each = _allowed(inside[0])
     if inside[-1] is Ellipsis:
         return "list of tables" if each == "table" else f"list; each: {each}"
-    names = ", ".join("abcdefgh"[: len(inside)])
-    return f"[{names}]; each: {each}"
+    named = [note.names for note in notes if isinstance(note, Items)]
+    names = named[0] if named else tuple("abcdefgh"[: len(inside)])
+    return f"[{', '.join(names)}]; each: {each}"
 
 
 def _limits(notes: Iterable[Any]) -> str:

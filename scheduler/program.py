@@ -131,9 +131,12 @@ class OpticalMatmul:
 
     Parameters
     ----------
+    name : unique in its program, such as "layer.0.mlp.up"
+    kind : one of `MATMUL_KINDS`
     x, y : operands
     w : name of a weight, or of an operand when `dynamic`
     x_shape, w_shape : symbolic; leading axes only for dynamic operands
+    dynamic : whether w is an operand, which changes with each pass
     transposed : the weight is stored as [K, M]
     non_negative : no value of x is below zero, so that only x+ is shown
     valid : operand that is False where an entry of y is masked and never used
@@ -193,6 +196,8 @@ class HostStep:
 
     Parameters
     ----------
+    name : unique in its program, such as "layer.0.mlp.norm"
+    kind : its row in the table of steps, such as "softmax"
     step : name in the registry of host steps
     inputs, outputs : operands
     weights : argument name -> weight name
@@ -241,9 +246,11 @@ class Program:
 
     Parameters
     ----------
+    steps : in their order
     inputs : operands that the caller provides
     states : operands that live from one pass to the next (keys and values); steps append to them
     outputs : operands that the caller receives
+    shapes : operand -> symbolic shape
     weight_shapes : weight name -> shape that it must have on disk
     """
 

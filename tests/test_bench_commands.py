@@ -188,6 +188,17 @@ def test_a_real_bench_is_not_run_before_it_is_calibrated(tmp_path: Path) -> None
     assert run.returncode == 2 and "the bench is not calibrated" in run.stderr
 
 
+def test_a_real_bench_has_no_truth_and_ignores_the_world(tmp_path: Path) -> None:
+    # lines that were left from a simulated bench would seem to work
+    path = tmp_path / "bench.toml"
+    path.write_text('calibration = "ground-truth"\n' + real(9))
+    refused = called(tmp_path, "check", "--bench", "bench.toml")
+    assert refused.returncode == 2 and "only a simulated bench" in refused.stderr
+    path.write_text(real(9) + "[world]\nseed = 1\n")
+    checked = called(tmp_path, "check", "--bench", "bench.toml")
+    assert "real instruments ignore the table [world]" in checked.stderr
+
+
 @pytest.fixture(
     params=[
         "closed",
@@ -215,7 +226,7 @@ def partner(request: pytest.FixtureRequest) -> Iterator[tuple[int, str]]:
         server.close()
     thread = threading.Thread(target=answer)
     thread.start()
-    says = {"closed": "refused", "silent": "did not reply"}.get(request.param, "")
+    says = {"closed": "cannot be reached", "silent": "did not reply"}.get(request.param, "")
     yield port, says
     if request.param != "closed":
         server.shutdown(socket.SHUT_RDWR)

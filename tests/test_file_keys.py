@@ -16,7 +16,7 @@ from lightloom.backends.bench.config import BenchFile
 from lightloom.backends.bench.fault_policy import DEFAULTS, FAULT_KEYS, RECOVERIES, FaultPolicy
 from lightloom.benchmarks import sweep
 from lightloom.instruments import InputError, create, driver_class, driver_names
-from lightloom.instruments.file_keys import FileKey, key_tables, keys_of
+from lightloom.instruments.file_keys import FileKey, Items, key_tables, keys_of
 from lightloom.instruments.registry import drivers
 from lightloom.instruments.simulated import faults
 from lightloom.instruments.toml_file import TomlTable, one_of
@@ -128,6 +128,7 @@ class Example(TomlTable):
     gap_px: float | None = Field(default=None, gt=0, lt=0.5)
     count: int = Field(default=3, ge=0, le=100)
     sizes: tuple[int, int] = (8, 8)
+    shape: Annotated[tuple[int, int], Items(("height", "width"))] | None = None
     word: Annotated[str, one_of({"a": 1, "b": 2})] = "a"
     choice: Annotated[int, Field(ge=1, lt=2**64)] | Literal["auto"] = "auto"
     light: float = 4e9
@@ -142,6 +143,7 @@ def test_a_key_is_described_by_its_field() -> None:
     assert found["gap_px"] == FileKey("gap_px", "", "none", "pixels", "above 0, below 0.5")
     assert found["count"] == FileKey("count", "", "3", "", "integer, 0 to 100")
     assert found["sizes"] == FileKey("sizes", "", "[8, 8]", "", "[a, b]; each: integer")
+    assert found["shape"].allowed == "[height, width]; each: integer"
     assert found["word"] == FileKey("word", "", '"a"', "", '"a", "b"')
     allowed = 'integer, 1 or more, below 2^64 or "auto"'
     assert found["choice"] == FileKey("choice", "", '"auto"', "", allowed)

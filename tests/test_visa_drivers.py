@@ -185,7 +185,7 @@ def test_an_open_interlock_keeps_a_laser_dark(laser: Served) -> None:
 def test_a_laser_without_a_limit_is_refused(laser: Served) -> None:
     # An operator would have a source that takes any power.
     with pytest.raises(InputError, match="give max_power_w"):
-        source(laser, commands={}, max_power_w=None).connect()
+        source(laser, commands={}, max_power_w=None)
 
 
 def test_light_goes_off_after_a_broken_exchange(laser: Served) -> None:

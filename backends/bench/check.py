@@ -38,6 +38,13 @@ def check_bench(
         return _check(bench, products, seed)
 
 
+def ignored_keys(bench: Bench) -> list[str]:
+    """Return a remark for each table of the bench file that has no effect on the bench."""
+    if bench.is_simulated or "world" not in bench.file.model_fields_set:
+        return []
+    return [f"{bench.path}: real instruments ignore the table [world]; delete it"]
+
+
 def _check(bench: Bench, products: int, seed: int) -> tuple[list[Finding], Accuracy | None]:
     findings: list[Finding] = []
     for role, instrument in bench.instruments.items():

@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ...instruments import InputError
+from ...instruments.file_keys import Items
 from ...instruments.old_words import OldWords
 from ...instruments.registry import create, driver_class, first_complaint
 from ...instruments.simulated import WorldOptions
@@ -38,9 +39,9 @@ _KINDS = {
 class LimitsTable(TomlTable):
     """The limits that no run may exceed."""
 
-    power_w: tuple[Watts, Watts] = (0.0, 5e-3)
+    power_w: Annotated[tuple[Watts, Watts], Items(("lowest", "highest"))] = (0.0, 5e-3)
     """Lowest and highest set-point; the source is held to it."""
-    exposure_s: tuple[Seconds, Seconds] = (1e-6, 10.0)
+    exposure_s: Annotated[tuple[Seconds, Seconds], Items(("shortest", "longest"))] = (1e-6, 10.0)
     """Shortest and longest exposure."""
     timeout_s: Seconds = 5.0
     """Time-out of one exchange."""
@@ -149,8 +150,8 @@ class BenchFile(TomlTable):
     """Name of the bench in reports."""
     layout: Literal["imaged", "line", "single-pixel"]
     """Where the light of a dot product falls: a block of pixels, a line, or a photodiode."""
-    coherence: str
-    """Always "incoherent": powers of light add. Any other value is refused."""
+    coherence: Literal["incoherent"]
+    """Powers of light add; coherent light is refused."""
     calibration: str | None = None
     """Calibration file, relative to the bench file.
 
@@ -193,15 +194,20 @@ class BenchFile(TomlTable):
     instruments: dict[str, dict[str, Any]]
     """Driver and settings of the instrument in each role, one table each."""
     world: WorldOptions = WorldOptions()
-    """Properties of a simulated bench."""
+    """Properties of a simulated bench; a real bench ignores the table."""
+
+    @field_validator("coherence", mode="before")
+    @classmethod
+    def _incoherent(cls, value: Any) -> Any:
+        if value != "incoherent":
+            raise ValueError(
+                "light must add in power; coherent light makes fringes that no inverse removes, "
+                'so use an incoherent source and write "incoherent"'
+            )
+        return value
 
     @model_validator(mode="after")
     def _complete(self) -> BenchFile:
-        if self.coherence != "incoherent":
-            raise ValueError(
-                f"coherence = {self.coherence!r}: light must add in power; coherent light makes "
-                'fringes that no inverse removes, so use an incoherent source and say "incoherent"'
-            )
         missing = [role for role in ROLES if role not in self.instruments]
         if missing:
             raise ValueError(f"instruments.{missing[0]} is missing; roles are {', '.join(_KINDS)}")
@@ -313,6 +319,11 @@ def _check_instruments(file: BenchFile) -> None:
         raise InputError(
             f"{', '.join(sorted(simulated))} simulated and {', '.join(set(ROLES) - simulated)} "
             "not: no light goes from one to the other"
+        )
+    if file.calibration == "ground-truth" and not simulated:
+        raise InputError(
+            'calibration = "ground-truth": only a simulated bench has a ground truth; leave the '
+            "key out, then run `lightloom align` and `lightloom calibrate`"
         )
     if file.clock == "virtual" and not simulated:
         raise InputError('clock = "virtual" is for simulated benches; real ones take real time')

@@ -52,6 +52,11 @@ class Alignment(AlignmentFits):
 
     Parameters
     ----------
+    input_map : weight pixel -> input pixel, 2 x 3
+    camera_map : weight pixel -> camera pixel, 2 x 3; None in the single-pixel layout
+    spot_px : width of a line's spots in camera columns; None in other layouts
+    parts : the fits by role, with the detected points
+    input_px : uncertainty of the input map, in input pixels
     figures : with uncertainties
     advice : adjustments with their size, and obstacles
     cost : shots, seconds of the bench, joules of light, seconds of computing

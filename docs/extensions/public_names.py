@@ -6,8 +6,11 @@
   public name under which the reference documents it.
 - The fields of a class that pydantic checks become a list.
 - A page of docs that a docstring names becomes a link; `|` is not markup, and `code` is code.
+- A class that describes no parameters has those of its base class, if it takes the same.
+- A title that is a dotted name may break behind its dots.
 """
 
+import inspect
 import re
 from collections.abc import Iterator
 from typing import Any, TypeGuard
@@ -17,6 +20,7 @@ from pydantic import BaseModel
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
+from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util.nodes import make_refnode
 
 _SECTIONS = ("Parameters", "Fields", "Attributes", "Returns", "Raises")
@@ -36,6 +40,8 @@ def convert_docstring(
     """
     if is_model(obj):
         lines += _field_lines(obj)
+    elif isinstance(obj, type):
+        _insert_inherited_parameters(obj, lines)
     text = "" if what == "data" else "\n".join(_converted(lines))
     text = _QUOTED.sub(_quoted, text.replace("|", r"\|"))
     lines[:] = _PAGE.sub(r":doc:`\g<0> </\1>`", text).splitlines()
@@ -52,6 +58,30 @@ def _field_lines(model: type[BaseModel]) -> Iterator[str]:
         yield from ("", "Fields", "------")
     for name, field in model.model_fields.items():
         yield f"{name} : {' '.join((field.description or '').split())}"
+
+
+def _insert_inherited_parameters(kind: type, lines: list[str]) -> None:
+    """Insert the section of parameters of a base class before the first section of a class."""
+    for base in kind.__mro__[:-1]:
+        documented = inspect.cleandoc(base.__doc__ or "").splitlines()
+        if "Parameters" in documented:
+            break
+    else:
+        return
+    if base is kind or not _named_arguments(kind) <= _named_arguments(base):
+        return
+    section = documented[documented.index("Parameters") :]
+    section = section[: section.index("")] if "" in section else section
+    heads = [place for place, line in enumerate(lines) if line in _SECTIONS]
+    place = heads[0] if heads else len(lines)
+    lines[place:place] = ["", *section, ""]
+
+
+def _named_arguments(kind: type) -> set[str]:
+    """Return the names of the arguments of a constructor, without `*args` and `**others`."""
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    parameters = inspect.signature(kind).parameters.items()
+    return {name for name, parameter in parameters if parameter.kind not in variable}
 
 
 def _quoted(match: re.Match[str]) -> str:
@@ -134,10 +164,27 @@ def find_public_name(
     return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, [content], name)
 
 
+class BreakableTitles(SphinxPostTransform):
+    """Lets a title that is a dotted name break behind its dots, and not inside its words."""
+
+    default_priority = 900
+    formats = ("html",)
+
+    def run(self, **kwargs: Any) -> None:
+        """Split the text of each such title."""
+        for title in self.document.findall(nodes.title):
+            if re.fullmatch(r"\w+(\.\w+)+", title.astext()):
+                first, *others = title.astext().split(".")
+                title[:] = [nodes.Text(first)]
+                for name in others:
+                    title += [nodes.raw("", ".<wbr>", format="html"), nodes.Text(name)]
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Connect the functions of this file to the events of Sphinx."""
     app.connect("autodoc-process-docstring", convert_docstring)
     app.connect("autodoc-process-signature", shorten_signature)
     app.connect("autodoc-skip-member", is_skipped)
     app.connect("missing-reference", find_public_name)
+    app.add_post_transform(BreakableTitles)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -117,6 +117,7 @@ class FileKeys(_TableDirective):
             for key, row in zip(keys, shown.rows, strict=True)
         ]
         table = self.table(heads, rows)
+        table["classes"].append("keys")
         named = None if argument in driver_names() else load(argument)
         if isinstance(named, type):
             table["ids"].append(target_of(named))

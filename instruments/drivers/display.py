@@ -12,7 +12,7 @@ import itertools
 import multiprocessing
 from collections.abc import Mapping
 from multiprocessing.shared_memory import SharedMemory
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field
@@ -21,6 +21,7 @@ from ..addresses import x_display
 from ..base import DriverOptions, Identity
 from ..clock import Clock
 from ..errors import Disconnected, InputError, InstrumentError, InstrumentTimeout
+from ..file_keys import Items
 from ..safety import signals
 from ..slm import SpatialLightModulator
 from ..units import Hertz, Seconds
@@ -36,7 +37,7 @@ class DisplaySLMOptions(DriverOptions):
 
     monitor: int = Field(default=1, ge=0)
     """Number of the monitor, from 0; monitor 0 is the operator's."""
-    shape: tuple[int, int] | None = None
+    shape: Annotated[tuple[int, int], Items(("height", "width"))] | None = None
     """Required height and width of the monitor, in pixels; without the key any size is accepted."""
     refresh_hz: Hertz | None = None
     """Refresh rate of the monitor; without the key the driver asks the monitor."""

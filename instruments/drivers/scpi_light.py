@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import pyvisa
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from ..base import DriverOptions
 from ..errors import InputError, InstrumentError, ProtocolError
@@ -86,6 +86,14 @@ class ScpiSourceOptions(VisaOptions):
     """Wavelength of the source."""
     commands: SourceCommands = SourceCommands()
     """Commands that differ from the defaults; "" if the device has no such command."""
+
+    @model_validator(mode="after")
+    def _has_a_limit(self) -> ScpiSourceOptions:
+        if self.max_power_w is None and not self.commands.ask_highest:
+            raise ValueError(
+                'nothing limits the power of the source; give max_power_w, such as "5 mW"'
+            )
+        return self
 
 
 class ScpiSource(VisaInstrument, LightSource):

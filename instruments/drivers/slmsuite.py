@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
 from threading import Lock
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -38,15 +38,14 @@ _open_modulators: WeakValueDictionary[str, Any] = WeakValueDictionary()
 _stdout_lock = Lock()
 
 
+_ClassName = Annotated[str, Field(pattern=r"^\w+(\.\w+)+$")]  # with its module
+
+
 class SlmsuiteOptions(DriverOptions):
     """Settings of a device: its class in slmsuite and the arguments of that class."""
 
-    device: str = Field(pattern=r"^\w+(\.\w+)+$")
-    """Class of slmsuite, with its module.
-
-    A modulator is for example "slmsuite.hardware.slms.meadowlark.Meadowlark", a camera
-    "slmsuite.hardware.cameras.thorlabs.ThorCam".
-    """
+    device: _ClassName
+    """Class of slmsuite."""
     arguments: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the class; slmsuite writes sizes as [width, height]."""
 
@@ -54,6 +53,8 @@ class SlmsuiteOptions(DriverOptions):
 class SlmsuiteSLMOptions(SlmsuiteOptions):
     """Settings of a modulator."""
 
+    device: _ClassName
+    """Class of slmsuite, such as "slmsuite.hardware.slms.meadowlark.Meadowlark"."""
     settle_time_s: Seconds | None = None
     """Slowest change of grey level; without the key the assumption of slmsuite (0.3 s)."""
     refresh_hz: Hertz | None = None
@@ -67,6 +68,8 @@ class SlmsuiteSLMOptions(SlmsuiteOptions):
 class SlmsuiteCameraOptions(SlmsuiteOptions, CountOptions):
     """Settings of a camera."""
 
+    device: _ClassName
+    """Class of slmsuite, such as "slmsuite.hardware.cameras.thorlabs.ThorCam"."""
     modulator: str = ""
     """Name of a connected `slmsuite-slm`, such as "instruments.input".
 

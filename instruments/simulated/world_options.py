@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from ..file_keys import Items
 from ..toml_file import TomlTable
 
 Layout = Literal["imaged", "line", "single-pixel"]
@@ -18,7 +19,7 @@ class Registration(TomlTable):
     """Magnification."""
     rotation_deg: float = 0.0
     """Rotation about the centre."""
-    shift_px: tuple[float, float] = (0.0, 0.0)
+    shift_px: Annotated[tuple[float, float], Items(("down", "right"))] = (0.0, 0.0)
     """Shift down and to the right."""
 
 

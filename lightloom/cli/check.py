@@ -37,11 +37,13 @@ def command(
     Example: lightloom check --bench bench.toml --random-products 2000
     """
     limit_threads(None)
-    from ..backends.bench import FIRST_PRODUCTS, check_bench, load_bench, safety
+    from ..backends.bench import FIRST_PRODUCTS, check_bench, ignored_keys, load_bench, safety
     from ..report.terminal.bench import show_accuracy, show_checks
     from ..report.terminal.console import open_console
 
     opened = load_bench(bench)
+    for remark in ignored_keys(opened):
+        say(remark)
     if rearm:
         _rearm(bench, opened)
     findings, accuracy = check_bench(opened, random_products or FIRST_PRODUCTS, seed)

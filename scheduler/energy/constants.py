@@ -129,7 +129,14 @@ class Constant:
 
 @dataclass(frozen=True)
 class Baseline:
-    """A digital machine: either energy per MAC (and access), or a roofline of rates and power."""
+    """A digital machine: either energy per MAC (and access), or a roofline of rates and power.
+
+    Parameters
+    ----------
+    name : of the machine in its file
+    title : one line that describes it
+    constants : by name
+    """
 
     name: str
     title: str

@@ -37,6 +37,8 @@ class PlannedStep:
 
     Parameters
     ----------
+    name : of the step in the program
+    kind : such as "MLP" or "softmax"
     where : "optical" or "host"
     shapes : of its operands, as a text
     macs : multiply-accumulates of a product
@@ -66,8 +68,13 @@ class PlanRecord:
 
     Parameters
     ----------
+    model, backend : what runs
+    bench : costs of the bench profile
+    task : what the model does, such as "classify"
     placement : the policy by name, or the path of its rules; `decided` is its result
     passes : sizes of each forward pass and how often it runs
+    steps : of one pass, in order
+    decided : the placement of each product
     host : time of host steps; None takes the profile's
     """
 

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from ....instruments import InputError, StaleFrame, UnexpectedIntensity
+from ....instruments.file_keys import Items
 from ....instruments.toml_file import TomlTable
 from .. import registration
 from ..parameters import Markers, Optics, Response
@@ -41,7 +42,7 @@ class EncodingTable(TomlTable):
 
     It must be at least 3 pixels wide on the camera.
     """
-    block: tuple[int, int] = (8, 8)
+    block: Annotated[tuple[int, int], Items(("rows", "columns"))] = (8, 8)
     """Elements of a block: rows, columns.
 
     A line layout ignores the key, because the modulator decides the length of a line.
