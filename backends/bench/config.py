@@ -314,6 +314,11 @@ def _check_instruments(file: BenchFile) -> None:
             f"{', '.join(sorted(simulated))} simulated and {', '.join(set(ROLES) - simulated)} "
             "not: no light goes from one to the other"
         )
+    if file.calibration == "ground-truth" and not simulated:
+        raise InputError(
+            'calibration = "ground-truth": only a simulated bench has a ground truth; leave the '
+            "key out, then run `lightloom align` and `lightloom calibrate`"
+        )
     if file.clock == "virtual" and not simulated:
         raise InputError('clock = "virtual" is for simulated benches; real ones take real time')
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from ...instruments import InputError
 from ...instruments.simulated import WorldOptions, bend
 from ..optics import registration
 from ..optics.layouts.base import Layout
@@ -192,17 +191,3 @@ def nominal_optics(bench: Bench) -> Optics:
 def _centred(source: tuple[int, int], target: tuple[int, int], scale: np.ndarray) -> np.ndarray:
     offset = (np.array(target) - 1) / 2 - scale * (np.array(source) - 1) / 2
     return np.column_stack([np.diag(scale), offset])
-
-
-def only_simulated(bench: Bench) -> None:
-    """Refuse a real bench whose file says that it has a ground truth.
-
-    Raises
-    ------
-    InputError : for a bench that is not simulated
-    """
-    if not bench.is_simulated:
-        raise InputError(
-            f'{bench.path}: calibration = "ground-truth": only a simulated bench has a ground '
-            "truth; leave the key out, then run `lightloom align` and `lightloom calibrate`"
-        )

@@ -15,7 +15,6 @@ from .bench import Bench
 from .bench_setup import BenchSetup, checked_setup
 from .calibrated_optics import read_calibrated
 from .fault_recovery import RestartProducts
-from .ground_truth import only_simulated
 from .light_check import refuse_darkness
 from .model_origin import GroundTruth, ModelOrigin, NominalValues
 from .queue import JobQueue
@@ -175,7 +174,6 @@ def origin_of(bench: Bench, uncalibrated: bool) -> ModelOrigin:
     InputError : when there is none
     """
     if bench.file.calibration == "ground-truth":
-        only_simulated(bench)
         return GroundTruth()
     return NominalValues() if uncalibrated else read_calibrated(bench)
 
