@@ -316,8 +316,11 @@ def test_an_unplugged_camera_is_reported_and_the_light_goes_off(make_bench: Benc
         instruments__detector__faults=fault("lost", [3]),
         faults__disconnected="pause",
     )
-    with pytest.raises(Paused, match=r"instruments\.detector"):
+    with pytest.raises(Paused, match=r"instruments\.detector") as caught:
         backend.matmul(numbers(20, 16), numbers(8, 16))
+    said = str(caught.value)
+    assert said.endswith("check its cable and power; the bench is safe")
+    assert said.count("cable") == 1 and "tried" not in said  # no recovery was tried
     assert backend.bench.world is not None and backend.bench.world.power_w == 0
 
 

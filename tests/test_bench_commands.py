@@ -162,6 +162,28 @@ def test_a_bad_bench_file_is_one_sentence(tmp_path: Path, mistake: str) -> None:
     assert_one_sentence(tmp_path, says)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("schema = 1", 'schema = 1\ncalibration = "ground-truth"', "only a simulated bench has a"),
+        ('max_power_w = "5 mW"', "", "max_power_w is missing; give the largest power"),
+    ],
+)
+def test_a_real_bench_is_refused_before_anything_connects(
+    tmp_path: Path, old: str, new: str, says: str
+) -> None:
+    # `check` would open every device of a lab, one after the other, for a mistake of the file
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.1)
+        content = real(server.getsockname()[1]).replace(old, new)
+        (tmp_path / "bench.toml").write_text(content, encoding="utf-8")
+        ended = called(tmp_path, "check", "--bench", "bench.toml")
+        assert ended.returncode == 2 and says in " ".join(ended.stderr.split()), ended.stderr
+        assert not ended.stdout
+        with pytest.raises(TimeoutError):
+            server.accept()
+
+
 def test_what_is_no_toml_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "bench.toml").write_text("schema =\n", encoding="utf-8")
     assert_one_sentence(tmp_path, "not valid TOML")

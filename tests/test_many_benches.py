@@ -41,7 +41,11 @@ def real(first: int, second: int, producer: Path, port: int) -> str:
         "input": {"driver": "display-slm", "monitor": first},
         "weight": {"driver": "display-slm", "monitor": second},
         "detector": {"driver": "genicam-camera", "producer": str(producer)},
-        "source": {"driver": "scpi-source", "address": f"ASRL{port}::INSTR", "max_power_w": 1e-3},
+        "source": {
+            "driver": "scpi-source",
+            "address": f"ASRL{port}::INSTR",
+            "max_power_w": "5 mW",
+        },
     }
     return changed("", schema=1, layout="imaged", coherence="incoherent", instruments=instruments)
 

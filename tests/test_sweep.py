@@ -1,5 +1,6 @@
 """Sweeps: the same numbers whoever runs them, nothing lost, every mistake found before it costs."""
 
+import io
 import json
 import os
 import signal
@@ -19,11 +20,13 @@ from lightloom.benchmarks.sweep_points import Inputs, SweepPoint, ranges
 from lightloom.instruments import InputError
 from lightloom.models import load_arrays, load_model
 from lightloom.scheduler.cluster.workers import Failure, open_workers
+from rich.console import Console
 from typer.testing import CliRunner
 from waiting import wait_until
 
 import lightloom
 from lightloom.cli.app import app
+from lightloom.report.terminal.sweep import show_sweep
 
 psutil = pytest.importorskip("psutil")  # comes with Dask
 
@@ -181,6 +184,26 @@ def test_ranges_do_not_depend_on_the_light() -> None:
         for name, there in first.items():
             np.testing.assert_array_equal(other[name].readout, there.readout)
             np.testing.assert_array_equal(other[name].weight, there.weight)
+
+
+def test_the_table_shows_accuracy_in_percent_under_whole_names() -> None:
+    # a reader would compare 0.1 with the 10 % of `run`, and search for "photons_full_s"
+    images = Inputs(load_arrays(load_model("digits").source / "data.safetensors")["images"][:1])
+    made = make_sweep(
+        {"encodings": ["abs-split", "offset"], "light": [1e3, 1e4], "seeds": [0, 1], "limit": 1}
+    )
+    points, impossible = made.points()
+    with open_workers(0) as workers:
+        results = Results(made, points, impossible, {"digits": images}, None)
+        document = run_sweep(results, {"digits": images}, workers, lambda *_: None)
+    for point in document["points"]:
+        point["quality"] |= {"metric": "accuracy", "digital": 1.0, "optical": 0.1}
+    shown = io.StringIO()
+    show_sweep(Console(file=shown, width=100), document, [])
+    lines = shown.getvalue().splitlines()
+    rows = [line.split() for line in lines if line.strip().startswith(("abs-split", "offset"))]
+    assert [row[3:5] for row in rows] == [["100.00%", "10.00%"]] * 8
+    assert any("photons_full_scale" in line for line in lines), lines
 
 
 def test_images_without_labels_are_held_against_the_digital_ones() -> None:

@@ -184,8 +184,13 @@ def test_an_open_interlock_keeps_a_laser_dark(laser: Served) -> None:
 
 def test_a_laser_without_a_limit_is_refused(laser: Served) -> None:
     # An operator would have a source that takes any power.
-    with pytest.raises(InputError, match="give max_power_w"):
+    with pytest.raises(InputError, match="max_power_w is missing; give the largest power"):
         source(laser, commands={}, max_power_w=None)
+    assert not laser.device.received
+    laser.device.highest = 0.05  # less than its lowest power
+    with pytest.raises(InputError, match="its power limits are"):
+        limits = {"ask_lowest": "SOUR:POW? MIN", "ask_highest": "SOUR:POW? MAX"}
+        source(laser, commands=limits).connect()
 
 
 def test_light_goes_off_after_a_broken_exchange(laser: Served) -> None:

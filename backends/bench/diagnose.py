@@ -7,6 +7,7 @@ has a time-out. If a device does not respond, it is reported as the cause.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,10 +49,18 @@ def diagnose(bench: Bench, decoder: Decoder) -> Diagnosis:
         instrument = error.instrument if isinstance(error, InstrumentError) else None
         for role, item in bench.instruments.items():
             if item is instrument:
-                return Diagnosis(role, f"it does not follow its commands ({error})", _CABLES)
-        return Diagnosis("", f"it could not be narrowed down ({error})", _CABLES)
+                why = f"it does not follow its commands ({without_advice(error)})"
+                return Diagnosis(role, why, _CABLES)
+        why = f"it could not be narrowed down ({without_advice(error)})"
+        return Diagnosis("", why, _CABLES)
 
 
+def without_advice(error: Exception) -> str:
+    """Return the message of an error without its own advice, where other advice follows."""
+    return _OWN_ADVICE.sub("", str(error))
+
+
+_OWN_ADVICE = re.compile(r"; (?:check|close|connect|make|re-arm) [^;]*$")
 _CABLES = "check its cable and power"
 _NOTHING = Diagnosis(
     "",

@@ -22,7 +22,7 @@ from . import safety
 from .bench import Bench
 from .checkpoint import FaultNote
 from .decoding import DecodedShot, Decoder
-from .diagnose import Diagnosis, diagnose
+from .diagnose import Diagnosis, diagnose, without_advice
 from .fault_policy import PAUSE, RESTARTS, SUSPENDED, FaultPolicy, Recovery, kind_of
 from .frame_tracker import input_levels
 from .monitors import Monitors, check_emission, interlock_error
@@ -168,8 +168,9 @@ class FaultRecovery:
         """
         bench, began_s = self._bench, pending.began_s
         role, reason = role_of(bench, error.instrument), str(error)
+        if kind in _ADVICE:
+            reason = without_advice(error)
         if kind == "interlock":
-            reason = reason.partition(";")[0]  # without its advice, which follows
             safety.latch(bench.path, reason, bench.latches)
         diagnosis = Diagnosis(role, "", _ADVICE.get(kind, ""))
         if kind in _DIAGNOSED_KINDS:
@@ -177,15 +178,16 @@ class FaultRecovery:
             role = diagnosis.role or role
         device = bench.instruments[role].name if role else ""
         counts = pending.recoveries_by_name.items()
-        tried = ", ".join(f"{name} {count}" for name, count in counts if name != PAUSE.name)
+        names = ", ".join(f"{name} {count}" for name, count in counts if name != PAUSE.name)
+        tried = f"; tried: {names}" if names else ""
         clause = f"; {diagnosis.sentence}" if diagnosis.sentence else ""
         advice = f"; {diagnosis.advice}" if diagnosis.advice else ""
         times = f" {pending.attempts} times, the last time" if pending.attempts > 1 else ""
         self._record(kind, device, pending, "pause", reason + clause, began_s)
         raise Paused(
             f"{bench.path}: shot {pending.name} failed{times} ({kind}"
-            f"{f', {device}' if device else ''}): {reason}{clause}; tried: {tried or 'nothing'}"
-            f"{advice}; the bench is safe",
+            f"{f', {device}' if device else ''}): {reason}{clause}{tried}{advice}; "
+            "the bench is safe",
             kind,
             device,
             diagnosis.advice,

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import pyvisa
 from pydantic import Field, field_validator, model_validator
@@ -88,10 +88,11 @@ class ScpiSourceOptions(VisaOptions):
     """Commands that differ from the defaults; "" if the device has no such command."""
 
     @model_validator(mode="after")
-    def _has_a_limit(self) -> ScpiSourceOptions:
+    def _has_a_limit(self) -> Self:
         if self.max_power_w is None and not self.commands.ask_highest:
             raise ValueError(
-                'nothing limits the power of the source; give max_power_w, such as "5 mW"'
+                'max_power_w is missing; give the largest power of the source, such as "5 mW", or '
+                "the command commands.ask_highest that asks for it"
             )
         return self
 

@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from ...instruments.formatting import format_counted, format_energy, format_number, format_value
 from ...instruments.table import Cell, Column, Styled, Table
+from ...scheduler.runs.tables import quality_figures
 from .console import show_tables
 
 
@@ -25,7 +26,7 @@ def show_sweep(where: Console, document: Mapping[str, Any], remarks: Sequence[st
         + (f": {escape(', '.join(fixed))}" if fixed else "")
     )
     if points:
-        show_tables(where, [_point_table(points, varied)])
+        show_tables(where, [_point_table(points, {key: axes[key] for key in varied})])
     for point in points:
         if point["status"] == "failed":
             where.print(f"[bold red]failed:[/] {escape(point['name'])}: {escape(point['error'])}")
@@ -60,15 +61,15 @@ def _place(point: Mapping[str, Any]) -> dict[str, Any]:
     return {**names, **point["settings"], "seed": point["seed"]}
 
 
-def _point_table(points: Sequence[Mapping[str, Any]], varied: Sequence[str]) -> Table:
+def _point_table(points: Sequence[Mapping[str, Any]], varied: Mapping[str, Sequence[Any]]) -> Table:
     done = [point for point in points if point["status"] == "done"]
     metrics = " or ".join(dict.fromkeys(point["quality"]["metric"] for point in done))
     units = " or ".join(dict.fromkeys(point["throughput"]["unit"] for point in done))
     of_energy = " or ".join(dict.fromkeys(point["energy"]["unit"] for point in done))
     columns = (
-        *(Column(key, align="left", wraps=True) for key in varied),
-        Column(f"{metrics or 'quality'}: digital", form=".4g", wraps=True),
-        Column("optical", form=".4g", wraps=True),
+        *(_axis_column(key, values) for key, values in varied.items()),
+        Column(f"{metrics or 'quality'}: digital", wraps=True),
+        Column("optical", wraps=True),
         Column(f"{units or 'throughput'} here", form=format_number, wraps=True),
         Column("on the bench", form=format_number, wraps=True),
         Column(f"energy / {of_energy}, system", form=format_energy, wraps=True),
@@ -82,13 +83,21 @@ def _point_table(points: Sequence[Mapping[str, Any]], varied: Sequence[str]) -> 
     return Table("", columns, tuple(rows))
 
 
+def _axis_column(key: str, values: Sequence[Any]) -> Column:
+    """Return the column of an axis; a number stays on one line, and so does the name above it."""
+    is_number = all(value is None or isinstance(value, int | float) for value in values)
+    is_name = key in ("model", "profile")
+    return Column(key, align="right" if is_number else "left", wraps=is_name)
+
+
 def _figures(point: Mapping[str, Any]) -> tuple[Cell, ...]:
     if point["status"] != "done":
         return (Styled("failed", "bad"), *[""] * 5)
     quality, throughput, stats = point["quality"], point["throughput"], point["stats"]
+    figures = dict(quality_figures(quality))
     return (
-        quality["digital"],
-        quality["optical"],
+        figures.get("digital"),
+        figures.get("optical"),
         throughput["here"],
         throughput["bench"],
         point["energy"]["joules_per_token"]["system"],
