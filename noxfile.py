@@ -66,7 +66,7 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def fast(session: nox.Session) -> None:
     """Run the tests with the extra fast; --cov also shows the coverage of each room."""
-    install(session, "test", "fast", "slmsuite")
+    install(session, "test", "fast", "slmsuite", "docs")  # docs: some tests read the extensions
     try:
         session.run("pytest", *session.posargs)
     finally:

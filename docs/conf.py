@@ -1,4 +1,4 @@
-"""The documentation site: `python -m sphinx -W -n docs site` writes it as HTML."""
+"""The documentation site: `python -m sphinx -W -n docs build/site` writes it as HTML."""
 
 import sys
 from importlib.metadata import version as version_of
@@ -18,6 +18,7 @@ extensions = [
     "command_reference",
     "mathml",
     "public_names",
+    "root_pages",
     "settings_tables",
 ]
 exclude_patterns = ["extensions"]

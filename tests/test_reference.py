@@ -49,7 +49,10 @@ def test_every_public_name_is_on_a_page_once(package: str) -> None:
 
 def test_names_on_the_pages_exist() -> None:
     for package, name in documented():
-        assert hasattr(import_module(package), name), f"{package}.{name}"
+        module = import_module(package)
+        assert hasattr(module, name), f"{package}.{name}"
+        if package in PACKAGES:  # a page of public names; other types have a page of their own
+            assert name in module.__all__, f"{package}.{name} is not public"
 
 
 @pytest.fixture
@@ -69,6 +72,8 @@ def test_the_page_of_commands_has_every_option(commands: typer.Typer) -> None:
         section = text.split(f"#### program {name}\n")[1].split("\n####")[0]
         assert "```sh\n" in section, "no example"
         for parameter in command.params:
+            if parameter.name != "help":
+                assert getattr(parameter, "help", None), f"{name}: {parameter.name} has no help"
             for word in (*parameter.opts, *parameter.secondary_opts):
                 shown = f"`{word}`" if word.startswith("-") else word.upper()
                 assert shown in section, f"{name}: {word}"
