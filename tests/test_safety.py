@@ -743,3 +743,28 @@ def test_all_benches_are_made_safe_although_one_of_them_hangs(tmp_path: Path) ->
     assert sentence.startswith("lit did not say that its light is off (no answer in")
     answers.set()
     seconds_until(lambda: threading.active_count() < 50 and not stuck.is_lit)
+
+
+def test_light_goes_off_where_no_thread_can_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    # From Python 3.12 on, none starts while the interpreter shuts down.
+    class Lit:
+        path, exposing_s = "lit", 0.0
+        done: tuple[str, ...] = ()
+
+        def light_off(self) -> None:
+            self.done += ("off",)
+
+        def darken(self) -> None:
+            self.done += ("dark",)
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    one = Lit()
+    signals.add(one)
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    try:
+        assert signals.make_all_safe() == []
+    finally:
+        signals.remove(one)
+    assert one.done == ("off", "dark")

@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from threading import Event, Lock, Thread, Timer, current_thread, main_thread
 from typing import Any, Protocol
@@ -118,13 +118,26 @@ def _call_all(calls: list[tuple[str, Any]], within_s: float) -> list[tuple[str, 
         else:
             del failed[number]
 
-    threads = [Thread(target=call, args=(number,), daemon=True) for number in range(len(calls))]
-    for thread in threads:
-        thread.start()
     deadline_s = time.monotonic() + within_s
+    threads = [_start(call, number) for number in range(len(calls))]
     for thread in threads:
-        thread.join(max(deadline_s - time.monotonic(), 0.0))
+        if thread is not None:
+            thread.join(max(deadline_s - time.monotonic(), 0.0))
     return [(calls[number][0], why) for number, why in list(failed.items())]
+
+
+def _start(call: Callable[..., None], *arguments: Any) -> Thread | None:
+    """Start a thread; without threads, make the call here and return None.
+
+    From Python 3.12 on, no thread starts while the interpreter shuts down.
+    """
+    thread = Thread(target=call, args=arguments, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:
+        call(*arguments)
+        return None
+    return thread
 
 
 @contextmanager
@@ -140,10 +153,7 @@ def light_off_in_time(control: LightControl) -> Iterator[None]:
             with suppress(LightloomError):  # closing it raises the same error
                 control.light_off()
 
-    try:
-        Thread(target=end, daemon=True).start()
-    except RuntimeError:  # the interpreter is shutting down
-        end()
+    _start(end)
     try:
         yield
     finally:
@@ -354,11 +364,11 @@ def _receive_signals(receiver: socket.socket) -> None:
             continue
         if request.count == 0:
             request.count, request.first_s = 1, now_s
-            Thread(target=_resend, args=(request, number), daemon=True).start()
+            _start(_resend, request, number)
             ends_a_part = request.ends_a_part and number == signal.SIGINT
             if not ends_a_part:
                 request.ends_a_part = False
-                Thread(target=_switch_off_in_time, args=(request, number), daemon=True).start()
+                _start(_switch_off_in_time, request, number)
             request.was_heard.set()
         elif now_s - request.first_s > _SAME_SIGNAL_S:
             _end_process()
