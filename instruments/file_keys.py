@@ -6,12 +6,16 @@ and `lightloom devices --keys` show it from there. Not here: the models (`toml_f
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
 import math
 import re
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, is_dataclass
 from difflib import get_close_matches
+from itertools import pairwise
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -81,7 +85,11 @@ class FileKey:
 
 def keys_of(model: type[BaseModel]) -> tuple[FileKey, ...]:
     """Return the keys of a model, in order."""
-    return tuple(_key(field.alias or name, field) for name, field in model.model_fields.items())
+    meanings = _meanings(model)
+    return tuple(
+        _key(field.alias or name, meanings.get(name, ""), field)
+        for name, field in model.model_fields.items()
+    )
 
 
 def keys_table(keys: Iterable[FileKey], title: str = "") -> Table:
@@ -143,7 +151,32 @@ def as_toml(value: Any) -> str:
     return "" if isinstance(value, BaseModel) else str(value)
 
 
-def _key(name: str, field: FieldInfo) -> FileKey:
+def _meanings(model: type[BaseModel]) -> dict[str, str]:
+    """Return the docstring below each field of a model and its bases, on one line.
+
+    They are read from the source when they are asked for: pydantic would read it for every
+    model while it is imported, which takes a tenth of a second for a bench file.
+    """
+    found: dict[str, str] = {}
+    for kind in reversed(model.__mro__):
+        if not issubclass(kind, BaseModel) or kind is BaseModel:
+            continue
+        try:
+            source = textwrap.dedent(inspect.getsource(kind))
+        except (OSError, TypeError):  # a class that was typed at a prompt has none
+            continue
+        (tree,) = ast.parse(source).body
+        assert isinstance(tree, ast.ClassDef)
+        for field, below in pairwise(tree.body):
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+                found.pop(field.target.id, None)
+                match below:
+                    case ast.Expr(value=ast.Constant(value=str() as text)):
+                        found[field.target.id] = " ".join(text.split())
+    return found
+
+
+def _key(name: str, meaning: str, field: FieldInfo) -> FileKey:
     default = REQUIRED
     if not field.is_required():
         default = as_toml(field.get_default(call_default_factory=True))
@@ -152,7 +185,7 @@ def _key(name: str, field: FieldInfo) -> FileKey:
     units = [unit for _, notes in parts for note in notes if (unit := getattr(note, "unit", ""))]
     return FileKey(
         name,
-        " ".join((field.description or "").split()),
+        meaning,
         default,
         unit=next(iter(units), unit_of(name)) if is_number else "",
         allowed=_allowed(field.annotation, field.metadata),

@@ -20,9 +20,7 @@ class TomlTable(BaseModel):
     The docstring below a field is the meaning of its key, which the reference shows.
     """
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod

@@ -51,15 +51,15 @@ def quantity(value: Any, unit: str) -> float:
 
 
 @dataclass(frozen=True)
-class _In:
+class _InUnit:
     unit: str
 
     def __call__(self, value: Any) -> float:
         return quantity(value, self.unit)
 
 
-Seconds = Annotated[float, BeforeValidator(_In("s")), Field(ge=0)]
-Watts = Annotated[float, BeforeValidator(_In("W")), Field(ge=0)]
-Volts = Annotated[float, BeforeValidator(_In("V"))]
-Metres = Annotated[float, BeforeValidator(_In("m")), Field(ge=0)]
-Hertz = Annotated[float, BeforeValidator(_In("Hz")), Field(gt=0)]
+Seconds = Annotated[float, BeforeValidator(_InUnit("s")), Field(ge=0)]
+Watts = Annotated[float, BeforeValidator(_InUnit("W")), Field(ge=0)]
+Volts = Annotated[float, BeforeValidator(_InUnit("V"))]
+Metres = Annotated[float, BeforeValidator(_InUnit("m")), Field(ge=0)]
+Hertz = Annotated[float, BeforeValidator(_InUnit("Hz")), Field(gt=0)]

@@ -16,7 +16,7 @@ from lightloom.backends.bench.config import BenchFile
 from lightloom.backends.bench.fault_policy import DEFAULTS, FAULT_KEYS, RECOVERIES, FaultPolicy
 from lightloom.benchmarks import sweep
 from lightloom.instruments import InputError, create, driver_class, driver_names
-from lightloom.instruments.file_keys import FileKey, Items, key_tables, keys_of
+from lightloom.instruments.file_keys import FileKey, Items, key_tables, keys_of, nearest_key
 from lightloom.instruments.registry import drivers
 from lightloom.instruments.simulated import faults
 from lightloom.instruments.toml_file import TomlTable, one_of
@@ -185,3 +185,10 @@ def test_keys_need_no_package_of_a_vendor() -> None:
         "assert all(keys_of(driver_class(name).Options) for name in driver_names())\n"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def test_a_model_without_source_still_names_the_nearest_key() -> None:
+    # a laboratory may type its driver at a prompt
+    namespace: dict[str, Any] = {"BaseModel": BaseModel}
+    exec("class Typed(BaseModel):\n    exposure_s: float = 1.0\n", namespace)
+    assert nearest_key(namespace["Typed"], ["exposure"]) == "exposure_s"

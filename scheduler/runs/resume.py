@@ -34,24 +34,11 @@ def resume(
     accept: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Run:
-    """Resume a run from its last finished step, or tile, and finish it.
-
-    The result has the same bits as that of a run that was never interrupted: on the mock, and on a
-    simulated bench without faults.
+    """Resume a run as `lightloom.resume` does, which also says what it raises.
 
     Parameters
     ----------
-    path : journal that `run --record` wrote
-    load : opens a model by name or path
-    model, bench : their paths now, if they were moved; all benches, in their order
-    accept : accepted changes (see `ACCEPTED`); the journal records them
-    progress : called with (what, done, total)
-
-    Raises
-    ------
-    InputError : when model, bench, calibration or versions differ from those that began the run,
-        or the journal cannot be used; it is left as it was
-    InUse : when another process writes it
+    load : opens a model by name or path; the other parameters are those of `lightloom.resume`
     """
     unknown = sorted(set(accept) - set(ACCEPTED))
     if unknown:
