@@ -9,11 +9,9 @@ each reading -> noise -> full well -> converter -> scale, add to y. Blocks fit a
 independent, and run on a pool of threads.
 """
 
-import math
 import time
 from collections.abc import Mapping
 from functools import partial
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -22,16 +20,14 @@ from ...instruments import InputError
 from ...instruments.environment import COMPILED, run_all, thread_count
 from ..address import Address
 from ..base import Backend, MatmulResult, PreparedWeights, Ranges, Stats
-from ..device_timeline import frames_of
+from ..device_timeline import Frames, frames_of
 from ..profile import OpticsProfile, load_profile
 from ..timing import ShotTiming
 from . import compiled_loops
-from .detection import noise_free
 from .encoding import LARGEST, encode_weights
-from .fused import can_fuse, fused_segment
-from .integer_products import FEW_ROWS, active_path, has_dot
-from .noise import stream_keys
-from .noise_streams import NoiseStreams
+from .integer_products import active_path
+from .noise import GROUP, NoiseKeys, product_key
+from .packed_weights import PackedWeights, bench_constants, can_pack
 from .parameters import MockParameters
 from .row_block import ReadingStats, RowBlock
 from .weight_segment import WeightSegment
@@ -67,7 +63,9 @@ class MockBackend(Backend):
         self._parameters = MockParameters.of(self.profile)
         self.geometry = self._parameters.geometry
         self.timing = ShotTiming.of(self.profile)
-        self._can_fuse = can_fuse(self._parameters)
+        if can_pack(self._parameters, 1):
+            self._bench = tuple(bench_constants(self._parameters))
+            self._detector = tuple(self._parameters.detector)
 
     def describe(self) -> Mapping[str, Any]:
         """Return name, profile, seed and the arithmetic's path, for the record of a run."""
@@ -111,22 +109,23 @@ class MockBackend(Backend):
             for index, segment in enumerate(w.content):
                 block = RowBlock(self._parameters, x[matrix, rows], segment, matrix)
                 unit = segment.exposures[0].rules[0].unit
-                readings = (block.readings(*panel) for panel in block.panels(1))
-                for _, reading in chain.from_iterable(readings):
-                    value, _ = noise_free(reading, self._parameters.detector)
-                    place = slice(reading.first, reading.first + value.shape[1])
+                for panel, place in block.panels(1):
+                    value = block.largest(panel, place)
                     if mask is not None:
                         value = np.where(mask[matrix, rows, place], value, 0)
-                    seen = np.maximum(value.max(axis=0), -value.min(axis=0)) * unit
                     peak = largest[matrix, index, place]
-                    np.maximum(peak, seen, out=peak)
+                    np.maximum(peak, value.max(axis=0) * unit, out=peak)
         return largest
 
-    def _prepare(self, weights: np.ndarray, ranges: Ranges | None) -> list["WeightSegment"]:
+    def _prepare(
+        self, weights: np.ndarray, ranges: Ranges | None
+    ) -> PackedWeights | list[WeightSegment]:
         peak = float(max(weights.max(), -weights.min()))
         if peak > LARGEST:
             raise InputError(f"weights reach {peak:.3g}; scale them to {LARGEST:g} at most")
         stacked = weights.reshape(-1, *weights.shape[-2:])
+        if can_pack(self._parameters, weights.shape[-1]):
+            return PackedWeights(stacked, self._parameters, ranges)
         segments = encode_weights(stacked, self.profile, ranges, dynamic=weights.ndim > 2)
         return [
             WeightSegment(segment, self.profile, self._parameters.detector) for segment in segments
@@ -134,22 +133,21 @@ class MockBackend(Backend):
 
     def _matmul(self, x: np.ndarray, w: PreparedWeights, at: Address) -> MatmulResult:
         x = np.require(x, requirements=["C", "W"])  # kernels are compiled for it
-        if self._can_fuse and len(w.shape) == 2 and (x.shape[1] <= FEW_ROWS or has_dot()):
-            result = self._fused(x[0], w, at)
-            if result is not None:
-                return result
+        if isinstance(w.content, PackedWeights):
+            return self._whole(x, w, at)
         matrices, rows, length = x.shape
         outputs, segments = w.shape[-2], w.content
         y = np.empty((matrices, rows, outputs), dtype=np.float32)
         converters = [s.converter(self.profile, w.ranges, i) for i, s in enumerate(segments)]
-        reading_stats = ReadingStats(matrices, len(segments))
+        reading_stats = ReadingStats(len(segments), matrices, rows)
         threads = _threads(rows * outputs * length)
         blocks = _blocks(matrices, rows, outputs)
         is_library = matrices == 1 and not COMPILED  # its product has its own threads
         spread = threads if is_library or len(blocks) < 2 * threads else 1  # else per block
+        key = product_key(self.seed, at.matmul, at.attempt)
 
         def work(matrix: int, part: slice) -> None:
-            ids, dynamic, row_blocks = at.rows[matrix, part], len(w.shape) > 2, []
+            ids, row_blocks = np.ascontiguousarray(at.rows[matrix, part]), []
             for index, segment in enumerate(segments):
                 block = RowBlock(
                     self._parameters,
@@ -157,9 +155,9 @@ class MockBackend(Backend):
                     segment,
                     matrix,
                     converters[index].of(matrix),
-                    NoiseStreams(self.seed, at, ids, dynamic, index),
+                    NoiseKeys(key, ids, index),
                 )
-                block.count(reading_stats, index)
+                block.count(reading_stats, index, part)
                 row_blocks.append(block)
             out = y[matrix, part]
 
@@ -172,65 +170,86 @@ class MockBackend(Backend):
         run_all([partial(work, *block) for block in blocks], threads if spread == 1 else 1)
         stats = Stats(
             macs=x.size * outputs,
-            photons=math.fsum(reading_stats.photons),
+            photons=float(reading_stats.photons.sum()),
             saturated=reading_stats.saturated,
             conversions=reading_stats.conversions,
             seconds=reading_stats.seconds,
         )
         for second, segment in zip(reading_stats.second, segments, strict=True):
-            self._count_frames(rows, second, segment, stats)
+            counts = tuple((rows + second).tolist())
+            frames = frames_of(counts, outputs, self.geometry, self.timing)
+            self._count_frames(frames, segment.weights.saturated, segment.weights.shape, stats)
         return MatmulResult(y, stats)
 
-    def _fused(self, x: np.ndarray, w: PreparedWeights, at: Address) -> MatmulResult | None:
-        """Multiply rows [N, K] in one compiled call per segment; None if that is not possible."""
+    def _whole(self, x: np.ndarray, w: PreparedWeights, at: Address) -> MatmulResult:
+        """Multiply rows [m, N, K] in one compiled call per task."""
         start = time.perf_counter()
-        rows, outputs, segments = len(x), w.shape[-2], w.content
-        fixed = []
-        for index, segment in enumerate(segments):
-            prepared = fused_segment(self._parameters, segment, w.ranges, index)
-            if prepared is None:
-                return None
-            key = stream_keys(self.seed, at.matmul, at.attempt, "reading 1 0", index)[None]
-            fixed.append((key, prepared))
-        y, ids = np.empty((1, rows, outputs), dtype=np.float32), at.rows[0]
-        read, counts = compiled_loops().read_fused, list[tuple[int, int, float]]()
-
-        def work(part: slice, first: int, last: int) -> None:
-            for index, (key, prepared) in enumerate(fixed):
-                counts.append(
-                    read(x[part], y[0, part], index > 0, first, last, ids[part], key, prepared)
-                )
-
+        weights: PackedWeights = w.content
+        matrices, rows, _ = x.shape
+        outputs, detector = w.shape[-2], self._parameters.detector
+        plain, loops = weights.plain(w.ranges), compiled_loops()
+        segments = len(weights.saturated)
+        key = product_key(self.seed, at.matmul, at.attempt)
+        drift = np.empty((matrices, 0), dtype=np.float32)
+        if self._parameters.drift is not None:
+            drift = self._parameters.drift.factors(at.rows.ravel()).astype(np.float32)
+            drift = drift.reshape(at.rows.shape)
+        y = np.empty((matrices, rows, outputs), dtype=np.float32)
+        light = np.empty((segments, matrices, rows))
         threads = _threads(x.size * outputs)
-        run_all([partial(work, *task) for task in _tasks(rows, outputs, threads)], threads)
-        stats = Stats(macs=x.size * outputs, conversions=y.size * len(segments))
-        light = 0.0
-        for saturated, weak, some in sorted(counts):
-            if weak:  # weak light, or too large or not finite inputs
-                for segment in segments:
-                    segment.is_dim = weak > 0
-                return None
-            stats.saturated += saturated
-            light += some
-        stats.photons = light * (self.profile.photons_full_scale or 0.0)
-        for segment in segments:
-            self._count_frames(rows, [0], segment, stats)
-        stats.seconds["product"] = time.perf_counter() - start
+        tasks = _tasks(matrices, rows, outputs, threads)
+        second = np.zeros((len(tasks), segments, matrices), dtype=np.int64)
+        saturated = [0] * len(tasks)
+
+        def work(number: int) -> None:
+            saturated[number] = loops.multiply(
+                x,
+                y,
+                at.rows,
+                drift,
+                tasks[number],
+                self._bench,
+                plain,
+                self._detector,
+                key,
+                loops.tables(),
+                light,
+                second[number],
+            )
+
+        run_all([partial(work, number) for number in range(len(tasks))], threads)
+        if min(saturated) < 0:
+            largest = float(plain[-2].min())
+            raise InputError(
+                f"x reaches {np.abs(x).max():.3g}, too much for float32 times these weights: "
+                f"scale it to {largest:.3g} at most"
+            )
+        repeated = second.sum(axis=0)
+        exposures = segments * matrices * rows + int(repeated.sum())
+        stats = Stats(
+            macs=x.size * outputs,
+            photons=float(light.sum()),
+            saturated=sum(saturated),
+            conversions=outputs * detector.rails * exposures,
+            seconds={"product": time.perf_counter() - start},
+        )
+        for index in range(segments):
+            frames = weights.frames(rows, repeated[index])
+            length = int(weights.segments[index, 1])
+            self._count_frames(frames, weights.saturated[index], (matrices, outputs, length), stats)
         return MatmulResult(y, stats)
 
     def _count_frames(
-        self, rows: int, second: list[int], segment: WeightSegment, stats: Stats
+        self, frames: Frames, saturated: int, shape: tuple[int, ...], stats: Stats
     ) -> None:
         """Count shots, frames, modulator samples and saturated weights of one segment's tiles.
 
         Parameters
         ----------
-        second : rows of each matrix that need a second exposure
+        shape : (matrices, outputs, length) of the segment
         """
-        matrices, outputs, length = segment.weights.shape
-        counts = tuple(rows + some for some in second)
-        frames = frames_of(counts, outputs, self.geometry, self.timing)
-        stats.saturated += segment.weights.saturated
+        matrices, outputs, length = shape
+        stats.saturated += saturated
         stats.shots += frames.shots
         stats.input_frames += frames.input_frames
         stats.weight_frames += frames.weight_frames
@@ -254,15 +273,25 @@ def _threads(multiplications: int) -> int:
     return threads if multiplications >= _WORTH_THREADS else 1
 
 
-def _tasks(rows: int, outputs: int, threads: int) -> list[tuple[slice, int, int]]:
-    """Divide a product into (rows, first output, last output), about two for each thread."""
+def _tasks(matrices: int, rows: int, outputs: int, threads: int) -> list[tuple[int, ...]]:
+    """Divide a product into (first and last matrix, row and output), about two a thread."""
     step = _BLOCK_ROWS
+    if threads == 1 and rows <= step:
+        return [(0, matrices, 0, rows, 0, outputs)]
+    if matrices > 1:
+        width = -(-matrices // threads)
+        parts = [(i, min(i + width, matrices)) for i in range(0, matrices, width)]
+        return [
+            (*part, i, min(i + step, rows), 0, outputs)
+            for part in parts
+            for i in range(0, rows, step)
+        ]
     if threads > 1:
         step = min(step, max(32, -(-rows // (2 * threads) // 4) * 4))
-    if rows <= 32 and threads > 1:  # divide the outputs
-        width = -(-outputs // threads // 64) * 64
-        return [(slice(0, rows), i, min(i + width, outputs)) for i in range(0, outputs, width)]
-    return [(slice(i, min(i + step, rows)), 0, outputs) for i in range(0, rows, step)]
+    if rows <= 32:  # divide the outputs
+        width = -(-outputs // threads // GROUP) * GROUP
+        return [(0, 1, 0, rows, i, min(i + width, outputs)) for i in range(0, outputs, width)]
+    return [(0, 1, i, min(i + step, rows), 0, outputs) for i in range(0, rows, step)]
 
 
 def _blocks(matrices: int, rows: int, outputs: int) -> list[tuple[int, slice]]:

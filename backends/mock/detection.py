@@ -1,25 +1,26 @@
-"""Detection: noise, full well and converter, for one reading of every output.
+"""Detection: noise, full well and converter, for all readings of a segment.
 
-`read` computes it in numpy; with numba, `kernels.read_rows` does the same float32 operations in one
-pass, with the same bits. Light is in element pairs at full transmission. A value is v = E / (P g)
-of E electrons: in units of y after scaling, or, if the difference of two rails is converted, in
-units of its integer sum, so that the sum is the value.
+`read_segment` computes them in numpy; with numba, `kernels.read_segment` does the same float32
+operations, with the same bits. Light is in element pairs at full transmission. A value is v =
+E / (P g) of E electrons: in units of y after scaling, or, if the difference of two rails is
+converted, in units of its integer sum, so that the sum is the value.
 
 Both take the named tuples of this file, but from numpy to compiled code they travel as plain
 tuples, which numba reads in a third of the time. Numba compiles code for the types of their fields;
 its cache on disk does not notice another order of fields, only a change of `kernels`.
 """
 
-from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..profile import OpticsProfile
-from .noise import POISSON_BELOW, normals, poisson
+from .noise import CELLS, COUNT, NoiseKeys, normals, outer, quantiles, random_words, tag
+from .poisson import POISSON_BELOW, poisson
 
 _NEAR = 6.5  # sigma of its electrons below full well: a detector fills up once in 1e10
+_HALF = np.float32(0.5)
 
 
 def single(*values: float) -> tuple[float, ...]:
@@ -35,27 +36,27 @@ def _codes(bits: int, balanced: bool) -> tuple[float, ...]:
 
 
 class RowTerms(NamedTuple):
-    """The terms of each row that a reading needs: float32 [n] each.
+    """The terms of each row that its readings share: float32 [n] each.
 
     Parameters
     ----------
-    light : the row's term of the light, in element pairs
     per_light, dark : variance of v per light, and without light
     weak_below : light below which Poisson counts are drawn
     pedestal : of the converter's range, in units of v
     nearly_full : light of a detector above which it may fill up
-    times : the row's scale with the sign of the reading; 0 without this reading
-    photons : P
+    photons : P; 0 for light without photons
+    per_electron : of v
+    times : the row's scale
     """
 
-    light: np.ndarray
     per_light: np.ndarray
     dark: np.ndarray
     weak_below: np.ndarray
     pedestal: np.ndarray
     nearly_full: np.ndarray
-    times: np.ndarray
     photons: np.ndarray
+    per_electron: np.ndarray
+    times: np.ndarray
 
 
 class Detector(NamedTuple):
@@ -65,13 +66,16 @@ class Detector(NamedTuple):
     ----------
     gain : g = (1 - f_x)(1 - f_w) of y = E / (P g)
     balanced : two summing photodetectors whose difference is converted
+    rails, exposures : readings of a segment: of both rails in turn, of x+ and x- in turn; else 1
     dark : mean dark electrons of one detector
     variance : electrons^2 independent of light: dark, its subtraction, read noise
-    quiet_variance : the same without the noise of the dark electrons
+    quiet_sigma : electrons of noise without that of the dark electrons
     full_well : electrons of light that one detector holds above the mean dark level; infinite
         without a limit
+    nearly_full : electrons of light from which shot noise may fill the well
     pedestal : electrons below zero at which a converter's range begins (per reading)
     converts : 0 no converter, 1 saturates at a range, 2 rounds to codes as well
+    is_ideal : whether the range of each row is its largest noise-free value (unphysical)
     codes : lowest and highest code, the inverse of the number of steps, and the two limits beyond
         which a value saturates, in steps: numbers of float32. A value at a limit, up to the
         rounding of float32, does not saturate.
@@ -79,12 +83,16 @@ class Detector(NamedTuple):
 
     gain: float
     balanced: bool
+    rails: int
+    exposures: int
     dark: float
     variance: float
-    quiet_variance: float
+    quiet_sigma: float
     full_well: float
+    nearly_full: float
     pedestal: float
     converts: int
+    is_ideal: bool
     codes: tuple[float, ...]
 
     @classmethod
@@ -94,6 +102,7 @@ class Detector(NamedTuple):
         if profile.extinction_ratio and profile.extinction_model == "leak":
             gain = (1 - 1 / profile.extinction_ratio) ** 2
         balanced = profile.detection == "balanced" and profile.encoding != "offset"
+        readings = 1 if balanced or profile.encoding == "offset" else 2
         detectors, dark = 2 if balanced else 1, profile.dark_e or 0.0
         read = (profile.read_noise_e or 0.0) ** 2
         subtraction = detectors * dark / profile.dark_frames if profile.dark_frames else 0.0
@@ -105,12 +114,16 @@ class Detector(NamedTuple):
         return cls(
             gain,
             balanced,
+            readings,
+            readings,
             dark,
             variance,
-            read + subtraction,
+            (read + subtraction) ** 0.5,
             full_well,
+            _nearly_full_e(full_well, dark),
             5 * variance**0.5,
             converts,
+            profile.readout_range == "ideal",
             _codes(profile.readout_bits or 0, balanced),
         )
 
@@ -120,19 +133,14 @@ class Detector(NamedTuple):
         return self.full_well != float("inf")
 
     def row_terms(
-        self,
-        light: np.ndarray,
-        electrons: np.ndarray | float | None,
-        times: np.ndarray,
-        gain: float,
+        self, electrons: np.ndarray | float | None, times: np.ndarray, gain: float
     ) -> np.ndarray:
         """Return `RowTerms` of each row, float32 [8, n].
 
         Parameters
         ----------
-        light : the row's term of the light, in element pairs
         electrons : P, or P of each row; None for light without photons
-        times : the row's scale with the sign of the reading; 0 without this reading
+        times : the row's scale
         gain : g of v = E / (P g)
         """
         terms = np.empty((8, len(times)), dtype=np.float32)
@@ -140,14 +148,14 @@ class Detector(NamedTuple):
             terms[:] = self._noise_terms(electrons, gain)
         else:
             terms[:] = self._fixed_terms(electrons, gain)
-        terms[0], terms[6] = light, times
+        terms[7] = times
         return terms
 
     @lru_cache(maxsize=64)  # noqa: B019 (detectors are few and small)
     def _fixed_terms(self, electrons: float | None, gain: float) -> np.ndarray:
         """Return the terms that are the same for every row: float64 [8, 1]."""
         if electrons is None:
-            return np.array([[0.0], [0.0], [0.0], [0.0], [0.0], [np.inf], [0.0], [0.0]])
+            return np.array([[0.0], [0.0], [0.0], [0.0], [np.inf], [0.0], [0.0], [0.0]])
         return self._noise_terms(np.array([electrons]), gain)
 
     def _noise_terms(self, electrons: np.ndarray, gain: float) -> np.ndarray:
@@ -155,27 +163,24 @@ class Detector(NamedTuple):
         detectors = 2 if self.balanced else 1
         return np.stack(
             [
-                zeros,
                 per_value / gain,
                 self.variance * per_value * per_value,
                 (POISSON_BELOW - detectors * self.dark) / electrons,
                 self.pedestal * per_value,
-                self._nearly_full_e / electrons,
-                zeros,
+                self.nearly_full / electrons,
                 electrons,
+                per_value,
+                zeros,
             ]
         )
 
-    @property
-    def _nearly_full_e(self) -> float:
-        """The electrons of light from which shot noise may fill the well.
 
-        m + n sqrt(m) = full well, for m electrons of light and dark.
-        """
-        if not self.has_well:
-            return float("inf")
-        root = (max(self.full_well + self.dark, 0) + _NEAR**2 / 4) ** 0.5 - _NEAR / 2
-        return float(root**2 - self.dark)
+def _nearly_full_e(full_well: float, dark: float) -> float:
+    """Solve m + n sqrt(m) = full well for m electrons of light and dark; return those of light."""
+    if full_well == float("inf"):
+        return full_well
+    root = (max(full_well + dark, 0) + _NEAR**2 / 4) ** 0.5 - _NEAR / 2
+    return float(root**2 - dark)
 
 
 class Converter(NamedTuple):
@@ -183,87 +188,79 @@ class Converter(NamedTuple):
 
     Parameters
     ----------
-    limit, inverse_step : float32 [M] or [n, 1]; unused without a converter
+    limit, inverse_step : float32 [M]; unused without a converter
     scale : factor from a value, or from the code of a difference, to y: float32 [M]
-    step : float32 [n, 1], if `scale` does not include it (ideal ranges), else None
     """
 
     limit: np.ndarray
     inverse_step: np.ndarray
     scale: np.ndarray
-    step: np.ndarray | None = None
+
+    @classmethod
+    def of_limits(
+        cls, limit: np.ndarray, unit: float, scale: np.ndarray, profile: OpticsProfile
+    ) -> "Converter":
+        """Return the converters of ranges `limit`, in units of y; 0 stands for 1.
+
+        Parameters
+        ----------
+        unit : y per value
+        scale : of the weights, shaped as `limit`
+        """
+        limit = np.where(limit > 0, limit, 1.0) / unit
+        steps = max(2.0 ** (profile.readout_bits or 0) - 1, 1.0)
+        factor = unit * scale
+        has_codes = profile.readout_bits is not None and profile.readout_range != "ideal"
+        if has_codes and profile.detection == "balanced" and profile.encoding != "offset":
+            factor = factor * (2 * limit / steps)
+        return cls(*(np.array(a, dtype=np.float32) for a in (limit, steps / (2 * limit), factor)))
 
     def of(self, part: Any) -> "Converter":
         """Return the converter of some outputs."""
         return Converter(self.limit[part], self.inverse_step[part], self.scale[part])
 
 
-class Reading(NamedTuple):
-    """The inputs of one reading of a block of outputs, except the random numbers.
+class Block(NamedTuple):
+    """All readings of one segment, for some rows and outputs, without the random numbers.
+
+    Reading 2 e + r is of rail r in exposure e.
 
     Parameters
     ----------
     first : index of the first of these outputs
-    signed : sums of integers [n, M]: the difference of the rails (balanced), or a rail
-    light : sums for the light of both rails (balanced); [n, 0] if it is only the row's term
-    units : light per sum, 1 / g, g: numbers of float32
+    sums : of integers, [n, M] each: the difference of the rails, and its light if that depends on
+        the output (balanced); else of each reading, or of each exposure if both rails share one
+    light_unit : light per sum, for each rail: numbers of float32
+    gains : 1 / g, g: numbers of float32
+    row_light : the row's term of the light of each reading, float32 [readings, n]
     rows : `RowTerms`, float32 [8, n]
-    light_term : the output's term of the light, float32 [M]
-    source : brightness factors, float32 [n, frames] of `frame` outputs each; [n, 0] without
+    light_term : the output's term of the light, float32 [rails, M]
+    minus : which rows have an exposure of x-, bool [n]
+    source : brightness factors, float32 [exposures, n, frames] of `frame` outputs each; without
+        frames they are 1
     """
 
     first: int
-    signed: np.ndarray
-    light: np.ndarray
-    units: tuple[float, ...]
+    sums: Any
+    light_unit: tuple[float, float]
+    gains: tuple[float, float]
+    row_light: np.ndarray
     rows: np.ndarray
     light_term: np.ndarray
+    minus: np.ndarray
     source: np.ndarray
     frame: int
     converter: Converter
 
-    def plain(self) -> tuple[Any, ...]:
-        """Return the reading in plain tuples."""
-        return (*self[:-1], tuple(self.converter))
-
-    def of_rows(self, rows: Any) -> "Reading":
-        """Return the reading of some rows."""
+    def of_rows(self, rows: Any) -> "Block":
+        """Return the readings of some rows."""
         return self._replace(
-            signed=self.signed[rows],
-            light=self.light[rows],
+            sums=[sums[rows] for sums in self.sums],
+            row_light=self.row_light[:, rows],
             rows=self.rows[:, rows],
-            source=self.source[rows],
+            minus=self.minus[rows],
+            source=self.source[:, rows],
         )
-
-    def of(self, rows: np.ndarray, outputs: np.ndarray) -> "Reading":
-        """Return the reading of single outputs, given by row and column: [n, 1] each."""
-        light, source, place = self.light, self.source, outputs[:, None]
-        frames = (self.first + outputs) // self.frame
-        return self._replace(
-            first=0,
-            signed=self.signed[rows, outputs][:, None],
-            light=light[rows, outputs][:, None] if light.shape[1] else light[rows],
-            rows=self.rows[:, rows],
-            light_term=self.light_term[place],
-            converter=self.converter.of(place),
-            source=source[rows, frames][:, None] if source.shape[1] else source[rows],
-            frame=1,  # one factor for each
-        )
-
-
-class LeftOutputs(NamedTuple):
-    """Buffers for the outputs that the compiled pass leaves to numpy: weak, or nearly full.
-
-    Parameters
-    ----------
-    places : int64, row-major index in the block
-    z : float32, their normal numbers
-    words : uint64, their random words
-    """
-
-    places: np.ndarray
-    z: np.ndarray
-    words: np.ndarray
 
 
 class CrossTerms(NamedTuple):
@@ -275,95 +272,180 @@ class CrossTerms(NamedTuple):
     q: np.ndarray
 
 
-def noise_free(reading: Reading, detector: Detector) -> tuple[np.ndarray, np.ndarray | None]:
+def sum_of(reading: int, count: int, rails: int) -> int:
+    """Return which of `count` sums a reading has."""
+    return reading if count == rails * rails else reading // rails
+
+
+def noise_free(
+    block: Block, detector: Detector, reading: int
+) -> tuple[np.ndarray, np.ndarray | None]:
     """Return value and light, float32 [n, M]; None for light that is only the row's term."""
-    light_unit, inverse_gain, _ = reading.units
-    spread, row_term = None, reading.rows[0, :, None]
-    if reading.source.shape[1]:
-        last = reading.first + reading.signed.shape[1]
-        spread = np.repeat(reading.source, reading.frame, axis=1)[:, reading.first : last]
-    light = reading.light if detector.balanced else reading.signed
+    exposure, rail = divmod(reading, detector.rails)
+    spread, row_light = None, block.row_light[reading][:, None]
+    if block.source.shape[2]:
+        last = block.first + block.sums[0].shape[1]
+        spread = np.repeat(block.source[exposure], block.frame, axis=1)[:, block.first : last]
+    light = None
+    if not detector.balanced:
+        light = block.sums[sum_of(reading, len(block.sums), detector.rails)]
+    elif len(block.sums) == 2:
+        light = block.sums[1]
     arrived = None
-    if light.shape[1] or not detector.balanced:
-        arrived = np.multiply(light, light_unit, dtype=np.float32, casting="same_kind")
-        arrived += row_term
-        arrived += reading.light_term
+    if light is not None:
+        arrived = light.astype(np.float32) * np.float32(block.light_unit[rail])
+        arrived += row_light
+        arrived += block.light_term[rail]
     elif spread is not None:
-        arrived = np.broadcast_to(row_term, reading.signed.shape)
+        arrived = np.broadcast_to(row_light, block.sums[0].shape)
     if spread is not None:
         assert arrived is not None
         arrived = arrived * spread
     if not detector.balanced:
         assert arrived is not None
-        return arrived * inverse_gain, arrived
-    value = reading.signed.astype(np.float32, copy=False)
+        return arrived * np.float32(block.gains[0]), arrived
+    value = block.sums[0].astype(np.float32)
     return value if spread is None else value * spread, arrived
 
 
-def read(
-    reading: Reading,
-    z: np.ndarray | None,
-    words: Callable[[np.ndarray], np.ndarray] | None,
-    detector: Detector,
-    out: np.ndarray | None = None,
-) -> tuple[np.ndarray, int]:
-    """Read every output once; the float32 sums of the reading and z are overwritten.
+def read_segment(
+    y: np.ndarray, add: bool, block: Block, detector: Detector, noise: NoiseKeys | None
+) -> int:
+    """Read every output of a segment, and store it in y [n, M] or add it.
 
     Parameters
     ----------
-    z : standard normal numbers [n, M]; None for light without photons
-    words : returns the random words of the outputs where a mask is True (for weak light)
-    out : float32 [n, M] for the values; it may share memory with the sums
+    noise : of these rows; None for light without photons
 
     Returns
     -------
-    value : times the scales of row and output, float32 [n, M]
     saturated : number of values that exceeded a full well or the range
     """
-    value, arrived = noise_free(reading, detector)
-    rows, saturated = RowTerms(*reading.rows[:, :, None]), 0
-    if arrived is None:
-        arrived = rows.light
-    if z is not None:
-        assert words is not None
-        sigma = np.maximum(arrived, 0) * rows.per_light
-        sigma += rows.dark
+    saturated, total = 0, np.zeros(y.shape, dtype=np.float32)
+    for reading in range(detector.rails * detector.exposures):
+        exposure, rail = divmod(reading, detector.rails)
+        rows: Any = slice(None)
+        if exposure and not block.minus.all():
+            rows = np.flatnonzero(block.minus)
+            if not rows.size:
+                break
+        part = block.of_rows(rows)
+        own = None if noise is None else noise._replace(rows=noise.rows[rows])
+        value, some = _read(part, detector, reading, own)
+        saturated += some
+        if exposure == rail:
+            total[rows] += value
+        else:
+            total[rows] -= value
+    terms, converter = RowTerms(*block.rows[:, :, None]), block.converter
+    if detector.converts == 2 and not (detector.balanced or detector.is_ideal):
+        total *= _width(converter, terms, detector)
+        if detector.rails == 1:  # differences have none
+            total -= terms.pedestal
+    total *= converter.scale
+    total *= terms.times
+    if add:
+        y += total
+    else:
+        y[...] = total
+    return saturated
+
+
+def _width(converter: Converter, terms: RowTerms, detector: Detector) -> np.ndarray:
+    """Return the width of a code of one reading, in units of v."""
+    return (converter.limit + terms.pedestal) * np.float32(detector.codes[2])
+
+
+def _read(
+    block: Block, detector: Detector, reading: int, noise: NoiseKeys | None
+) -> tuple[np.ndarray, int]:
+    """Return the codes of one reading, or its values without codes, and how many saturated."""
+    terms, saturated = RowTerms(*block.rows[:, :, None]), 0
+    value, arrived = noise_free(block, detector, reading)
+    if noise is not None:
+        z = normals(noise, reading, value.shape[1])
+        if arrived is None:
+            arrived = np.broadcast_to(block.row_light[reading][:, None], value.shape)
+        sigma = np.maximum(arrived, 0) * terms.per_light
+        sigma += terms.dark
         np.sqrt(sigma, out=sigma)
-        counted, electrons = arrived < rows.weak_below, None
+        counted = arrived < terms.weak_below
         if detector.has_well:
-            counted = counted | _may_fill(value, arrived, rows, reading.units[2], detector)
+            counted |= _may_fill(value, arrived, terms, block.gains[1], detector)
         if counted.any():
-            counted = np.broadcast_to(counted, value.shape)
-            electrons, saturated = _count_electrons(
-                value, arrived, z, counted, words(counted), reading, detector
-            )
-        value += np.multiply(z, sigma, out=z)
-        if electrons is not None:
-            value[counted] = electrons
-    if detector.converts:
-        saturated += _convert(value, reading.converter, rows.pedestal, detector)
-    value *= reading.converter.scale
-    return np.multiply(value, rows.times, out=value if out is None else out), saturated
+            drawn, saturated = _count(value, arrived, z, counted, block, detector, reading, noise)
+        value += sigma * z
+        if counted.any():
+            value[counted] = drawn
+    if detector.is_ideal:
+        steady = block._replace(source=block.source[:, :, :0])
+        largest = np.abs(noise_free(steady, detector, reading)[0]).max(axis=1, keepdims=True)
+        limit = np.where(largest > 0, largest, np.float32(1))
+        return value, saturated + _convert(value, limit, None, terms, detector)
+    limit, inverse_step, _ = block.converter
+    return value, saturated + _convert(value, limit, inverse_step, terms, detector)
+
+
+def _convert(
+    value: np.ndarray,
+    limit: np.ndarray,
+    inverse_step: np.ndarray | None,
+    terms: RowTerms,
+    detector: Detector,
+) -> int:
+    """Saturate at the range and round to the converter's codes, in place; count saturated values.
+
+    Balanced: codes -2^(b-1) .. 2^(b-1) - 1 of step q = 2 R / (2^b - 1), zero among them.
+    Per reading: from a dark pedestal of five sigma below zero up to R, in 2^b - 1 steps.
+
+    Parameters
+    ----------
+    inverse_step : of differences; None for an ideal range, whose codes become values again
+    """
+    if not detector.converts:
+        return 0
+    if detector.converts == 1:
+        shown = np.clip(value, -limit if detector.balanced else -terms.pedestal, limit)
+        saturated = int(np.count_nonzero(shown != value))
+        value[...] = shown
+        return saturated
+    lowest, highest, inverse_steps, low_end, high_end = (np.float32(c) for c in detector.codes)
+    step = limit * (2 * inverse_steps)
+    if detector.balanced:
+        value *= 1 / step if inverse_step is None else inverse_step
+    else:
+        step = (limit + terms.pedestal) * inverse_steps
+        value += terms.pedestal
+        value *= 1 / step
+    saturated = int(np.count_nonzero((value > high_end) | (value < low_end)))
+    np.rint(value, out=value)
+    np.clip(value, lowest, highest, out=value)
+    if inverse_step is None:
+        value *= step
+        if not detector.balanced:
+            value -= terms.pedestal
+    return saturated
 
 
 def _may_fill(
-    value: np.ndarray, arrived: np.ndarray, rows: RowTerms, gain: float, detector: Detector
+    value: np.ndarray, arrived: np.ndarray, terms: RowTerms, gain: float, detector: Detector
 ) -> np.ndarray:
     """Return which readings have a detector whose electrons may exceed its full well."""
     light = arrived
     if detector.balanced:
-        light = (arrived + np.abs(value * gain)) * np.float32(0.5)
-    return np.asarray(light > rows.nearly_full)
+        light = (arrived + np.abs(value * np.float32(gain))) * _HALF
+    return np.asarray(light > terms.nearly_full)
 
 
-def _count_electrons(
+def _count(
     value: np.ndarray,
     arrived: np.ndarray,
     z: np.ndarray,
     counted: np.ndarray,
-    words: np.ndarray,
-    reading: Reading,
+    block: Block,
     detector: Detector,
+    reading: int,
+    noise: NoiseKeys,
 ) -> tuple[np.ndarray, int]:
     """Draw the electrons of each detector, in weak light and near a full well, which clips them.
 
@@ -373,66 +455,38 @@ def _count_electrons(
     -------
     values of the outputs of the mask, and the number of full detectors
     """
-
-    def of_counted(values: np.ndarray) -> np.ndarray:
-        return np.asarray(np.broadcast_to(values, counted.shape)[counted], dtype=np.float64)
-
-    photons, gain = of_counted(RowTerms(*reading.rows[:, :, None]).photons), reading.units[2]
-    light = of_counted(arrived) * photons
-    electrons = detector.quiet_variance**0.5 * of_counted(z)
+    row, output = np.nonzero(counted)
+    terms = RowTerms(*block.rows[:, row])
+    light, read_noise = arrived[counted], np.float32(detector.quiet_sigma) * z[counted]
     if detector.balanced:
-        difference = of_counted(value) * photons * gain
-        plus, full = _draw_wells(np.maximum(light + difference, 0) / 2, words, detector)
-        minus, also_full = _draw_wells(np.maximum(light - difference, 0) / 2, ~words, detector)
-        electrons += plus - minus
-        full += also_full
+        difference = value[counted] * np.float32(block.gains[1])
+        sides = [(light + difference) * _HALF, (light - difference) * _HALF]
     else:
-        in_well, full = _draw_wells(np.maximum(light, 0), words, detector)
-        electrons += in_well - detector.dark
-    return electrons / (photons * gain), full
+        sides = [light]
+    electrons, full = [], 0
+    for index, side in enumerate(sides):
+        name = tag(noise.segment, reading, COUNT + index)
+        places = (block.first + output).astype(np.uint64)
+        words = random_words(noise.key, noise.rows[row], name, places)
+        mean = np.maximum(side, 0) * terms.photons + np.float32(detector.dark)
+        drawn, some = _draw_wells(mean, words, detector)
+        electrons.append(drawn)
+        full += some
+    total = electrons[0] - (electrons[1] if detector.balanced else np.float32(detector.dark))
+    return (total + read_noise) * terms.per_electron, full
 
 
-def _draw_wells(light: np.ndarray, words: np.ndarray, detector: Detector) -> tuple[np.ndarray, int]:
-    """Draw the electrons of detectors, with dark ones; count the full detectors."""
-    mean = light + detector.dark
-    few = mean < POISSON_BELOW
-    in_well = np.empty(mean.shape)
-    in_well[few] = poisson(mean[few], words[few])
-    in_well[~few] = mean[~few] + np.sqrt(mean[~few]) * normals(words[~few])
-    most = detector.full_well + detector.dark
+def _draw_wells(mean: np.ndarray, words: np.ndarray, detector: Detector) -> tuple[np.ndarray, int]:
+    """Draw the electrons of detectors, dark ones too; count the full detectors."""
+    few = mean < np.float32(POISSON_BELOW)
+    in_well = np.empty(mean.shape, dtype=np.float32)
+    in_well[few] = poisson(mean[few], words[:, few])
+    if not few.all():
+        many = ~few
+        cells = (words[3, many] & np.uint32(CELLS - 1)).astype(np.uint16)
+        z = quantiles()[cells]
+        is_outer = cells + np.uint16(1) <= 1
+        z[is_outer] = outer(cells[is_outer], *words[:2, many][:, is_outer])
+        in_well[many] = mean[many] + np.sqrt(mean[many]) * z
+    most = np.float32(detector.full_well + detector.dark)
     return np.minimum(in_well, most), int(np.count_nonzero(in_well > most))
-
-
-def _convert(
-    value: np.ndarray, converter: Converter, pedestal: np.ndarray, detector: Detector
-) -> int:
-    """Saturate at the range and round to the converter's codes, in place; count saturated values.
-
-    Balanced: codes -2^(b-1) .. 2^(b-1) - 1 of step q = 2 R / (2^b - 1), zero among them.
-    Per reading: from a dark pedestal of five sigma below zero up to R, in 2^b - 1 steps.
-    """
-    limit = converter.limit
-    if detector.converts == 1:
-        shown = np.clip(value, -limit if detector.balanced else -pedestal, limit)
-        saturated = int(np.count_nonzero(shown != value))
-        value[...] = shown
-        return saturated
-    lowest, highest, inverse_steps, low_end, high_end = detector.codes
-    step = converter.step
-    if detector.balanced:
-        value *= converter.inverse_step
-    else:
-        step = (limit + pedestal) * inverse_steps
-        value += pedestal
-        value /= step
-    saturated, is_near = 0, value.max() >= high_end or value.min() <= low_end
-    if is_near:
-        saturated = int(np.count_nonzero((value > high_end) | (value < low_end)))
-    np.rint(value, out=value)
-    if is_near:
-        np.clip(value, lowest, highest, out=value)
-    if step is not None:
-        value *= step
-    if not detector.balanced:
-        value -= pedestal
-    return saturated

@@ -5,7 +5,7 @@ consists of an exact integer product and a few row and column sums. The formulas
 docs/explanation/light.md; the names follow them: X, W are the integers, `unit` is t1.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -137,17 +137,43 @@ class EncodedWeights:
         filling |w|_1 + 4 |w|_2 with a probability of at least 1 - 7e-4 (Hoeffding, random signs);
         none exceeds |w|_1. Values beyond the range saturate and are counted.
         """
-        bounds = [np.zeros(self.scale.shape)]
+        rails = []
         for rail in self.rails if self.filling else self.rails[:1]:
             assert rail.operand is not None
-            operand = rail.operand
-            planes = [operand.plane(i).astype(np.float32) for i in range(operand.count)]
+            planes = [rail.operand.plane(i).astype(np.float32) for i in range(rail.operand.count)]
             number = planes[0] if len(planes) == 1 else 256 * planes[0] + planes[1]
-            passed = number * np.float32(rail.unit) + np.float32(rail.constant)
-            total = np.abs(passed).sum(axis=-1, dtype=np.float64)
-            norm = np.sqrt(np.einsum("...k,...k->...", passed, passed)).astype(np.float64)
-            bounds.append(np.minimum(total, self.filling * total + 4 * norm))
-        return np.asarray(np.max(bounds, axis=0) / (1 - self.leak) ** (2 if self.filling else 1))
+            rails.append(number * np.float32(rail.unit) + np.float32(rail.constant))
+        return _bound(rails, self.filling, self.leak)
+
+
+def _bound(rails: Sequence[np.ndarray], filling: float, leak: float) -> np.ndarray:
+    bounds = []
+    for passed in rails:
+        total = np.abs(passed).sum(axis=-1, dtype=np.float64)
+        norm = np.sqrt(np.einsum("...k,...k->...", passed, passed)).astype(np.float64)
+        bounds.append(np.minimum(total, filling * total + 4 * norm))
+    return np.asarray(np.max(bounds, axis=0) / (1 - leak) ** (2 if filling else 1))
+
+
+def weight_bound(integers: np.ndarray, profile: OpticsProfile) -> np.ndarray:
+    """Return `EncodedWeights.bound` [m, M] of integers int8 [m, M, K] with equal level steps."""
+    numbers, constants = integers.astype(np.float32), rail_constants(profile)
+    sides = [numbers, numbers]
+    if profile.encoding == "abs-split" and profile.detection == "per-reading":
+        sides = [np.maximum(numbers, 0), np.maximum(-numbers, 0)]
+    filling = _filling(profile)
+    rails = [
+        side * np.float32(unit) + np.float32(constant)
+        for side, (unit, constant) in zip(sides, constants, strict=False)
+    ]
+    return _bound(rails if filling else rails[:1], filling, modulator_leak(profile))
+
+
+def _filling(profile: OpticsProfile) -> float:
+    """Return the mean intensity of inputs that a bound assumes."""
+    if profile.encoding == "offset":
+        return 0.5
+    return 0.0 if profile.detection == "balanced" else 0.25
 
 
 def input_steps(profile: OpticsProfile, fine: bool) -> tuple[float, float]:
@@ -159,7 +185,7 @@ def input_steps(profile: OpticsProfile, fine: bool) -> tuple[float, float]:
     ----------
     fine : whether a curved level takes `FINE` integers instead of two planes of 8 bits
     """
-    leak, offset = _leak(profile), profile.encoding == "offset"
+    leak, offset = modulator_leak(profile), profile.encoding == "offset"
     levels = (offset_levels if offset else signed_levels)(profile.input_bits)
     if _curve(profile, "input") is not None:
         return 1 / _curved_magnitude(levels, fine), 0.0 if offset else leak
@@ -187,7 +213,7 @@ def encode_rows(
     integers, scale, sums = _signed_rows(x, first, last, profile, largest)
     levels = magnitude = signed_levels(profile.input_bits)
     if curve is not None:
-        leak, magnitude = _leak(profile), _curved_magnitude(levels, fine)
+        leak, magnitude = modulator_leak(profile), _curved_magnitude(levels, fine)
         integers = _through(
             lambda intensity: curve(intensity) - leak, integers, 0, levels, magnitude
         )
@@ -204,7 +230,7 @@ def _encode_offset_rows(
     fine: bool,
     largest: float,
 ) -> EncodedRows:
-    leak, length = _leak(profile), last - first
+    leak, length = modulator_leak(profile), last - first
     integers, edges, sums = _offset_rows(x, first, last, profile, largest)
     levels = offset_levels(profile.input_bits)
     magnitude = centre = (levels + 1) // 2
@@ -241,15 +267,7 @@ def encode_weights(
     dynamic : whether they are operands that grow with the tokens, such as keys
     ranges : holds the scale of dynamic operands; static weights are scaled by their maximum
     """
-    largest = None
-    if ranges is not None and ranges.weight is not None:
-        heads = ranges.weight.max(axis=-1, keepdims=True)
-        heads = heads.reshape(-1, *heads.shape[-2:])
-        largest = np.tile(heads, (len(weights) // len(heads), 1, 1)).astype(np.float64)
-        largest = np.broadcast_to(largest, (*weights.shape[:2], 1))
-    edges = None if largest is None else (-largest, largest)
-    if edges is None and profile.weight_scale == "matrix":
-        edges = _edges_of_matrices(weights, profile)
+    edges = weight_edges(weights, profile, ranges)
     encode = _encode_offset if profile.encoding == "offset" else _encode_signed
     eight_bits = profile.weight_bits is not None and profile.weight_bits <= 8
     fine = not eight_bits or (not dynamic and weights[0].size <= _SMALL)
@@ -257,6 +275,19 @@ def encode_weights(
         encode(weights[..., first:last], first, profile, edges, fine)
         for first, last in cuts(weights.shape[-1], Geometry.of(profile).inputs)
     ]
+
+
+def weight_edges(
+    weights: np.ndarray, profile: OpticsProfile, ranges: Ranges | None
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return least and largest weight that can be shown, float64 [m, M, 1]; None: their own."""
+    if ranges is not None and ranges.weight is not None:
+        heads = ranges.weight.max(axis=-1, keepdims=True)
+        heads = heads.reshape(-1, *heads.shape[-2:])
+        largest = np.tile(heads, (len(weights) // len(heads), 1, 1)).astype(np.float64)
+        largest = np.broadcast_to(largest, (*weights.shape[:2], 1))
+        return -largest, largest
+    return _edges_of_matrices(weights, profile) if profile.weight_scale == "matrix" else None
 
 
 def _edges_of_matrices(
@@ -378,31 +409,43 @@ def _encode_signed(
     edges: tuple[np.ndarray, np.ndarray] | None,
     fine: bool,
 ) -> EncodedWeights:
-    leak, levels, length = _leak(profile), signed_levels(profile.weight_bits), w.shape[-1]
+    leak, levels, length = modulator_leak(profile), signed_levels(profile.weight_bits), w.shape[-1]
     scale = np.abs(w).max(axis=-1, keepdims=True).astype(np.float64) if edges is None else edges[1]
     numbers, saturated = _weight_levels(w, scale, -levels, levels, profile)
-    magnitude, unit = max(levels, int(np.abs(numbers).max(initial=0))), (1 - leak) / levels
+    magnitude = max(levels, int(np.abs(numbers).max(initial=0)))
     balanced = profile.detection == "balanced"
-    split = profile.encoding == "abs-split"
     rails: tuple[Rail, ...]
     if _is_irregular(profile):
         rails = _irregular_rails(_rails(numbers / levels, profile), profile, fine)
-    elif balanced:
-        signed = Operand(numbers, magnitude)
-        both = Rail(None, 0.0, 1 + leak, length)  # (1 + w) / 2 + (1 - w) / 2 = 1
-        if split:
-            both = Rail(Operand(np.abs(numbers), magnitude, signed), unit, 2 * leak, length)
-        rails = (Rail(signed, unit, 0.0, length), both)
-    elif split:
-        signs = (Operand(np.maximum(side, 0), magnitude) for side in (numbers, -numbers))
-        rails = tuple(Rail(operand, unit, leak, length) for operand in signs)
     else:
-        operand = Operand(numbers, magnitude)
-        rails = tuple(Rail(operand, s * unit / 2, (1 + leak) / 2, length) for s in (1, -1))
+        signed: Operand | None = Operand(numbers, magnitude)
+        one = other = signed
+        if profile.encoding == "abs-split" and balanced:
+            other = Operand(np.abs(numbers), magnitude, signed)
+        elif profile.encoding == "abs-split":
+            one, other = (Operand(np.maximum(side, 0), magnitude) for side in (numbers, -numbers))
+        elif balanced:
+            other = None
+        constants = zip((one, other), rail_constants(profile), strict=True)
+        rails = tuple(Rail(operand, *numbers, length) for operand, numbers in constants)
     zeros = np.zeros(w.shape[:2])
-    filling = 0.0 if balanced else 0.25
     scales = scale[..., 0], zeros, zeros
-    return EncodedWeights(first, first + length, rails, *scales, saturated, leak, filling)
+    return EncodedWeights(first, first + length, rails, *scales, saturated, leak, _filling(profile))
+
+
+def rail_constants(profile: OpticsProfile) -> tuple[tuple[float, float], ...]:
+    """Return unit and constant of each `Rail` of a modulator with equal level steps."""
+    leak = modulator_leak(profile)
+    if profile.encoding == "offset":
+        levels = offset_levels(profile.weight_bits)
+        unit = (1 - leak) / levels
+        return ((unit, leak + unit * ((levels + 1) // 2)),)
+    unit, split = (1 - leak) / signed_levels(profile.weight_bits), profile.encoding == "abs-split"
+    if profile.detection == "balanced":  # (1 + w) / 2 + (1 - w) / 2 = 1
+        return (unit, 0.0), (unit, 2 * leak) if split else (0.0, 1 + leak)
+    if split:
+        return (unit, leak), (unit, leak)
+    return (unit / 2, (1 + leak) / 2), (-unit / 2, (1 + leak) / 2)
 
 
 def _encode_offset(
@@ -412,7 +455,7 @@ def _encode_offset(
     edges: tuple[np.ndarray, np.ndarray] | None,
     fine: bool,
 ) -> EncodedWeights:
-    leak, levels, length = _leak(profile), offset_levels(profile.weight_bits), w.shape[-1]
+    leak, levels, length = modulator_leak(profile), offset_levels(profile.weight_bits), w.shape[-1]
     lowest, highest = (edge(axis=-1, keepdims=True) for edge in (w.min, w.max))
     if edges is not None:
         lowest, highest = (edge.astype(w.dtype) for edge in edges)
@@ -430,12 +473,12 @@ def _encode_offset(
         passed = _curved(numbers.astype(np.float64) / levels, profile, "weight")
         rails = _irregular_rails(passed[None], profile, fine)
     else:
-        centre, unit = (levels + 1) // 2, (1 - leak) / levels
+        centre = (levels + 1) // 2
         numbers -= centre
         magnitude = max(centre, int(np.abs(numbers).max(initial=0)))
-        rails = (Rail(Operand(numbers, magnitude), unit, leak + unit * centre, length),)
+        rails = (Rail(Operand(numbers, magnitude), *rail_constants(profile)[0], length),)
     scales = scale[..., 0], low[..., 0], total[..., 0]
-    return EncodedWeights(first, first + length, rails, *scales, saturated, leak, 0.5)
+    return EncodedWeights(first, first + length, rails, *scales, saturated, leak, _filling(profile))
 
 
 def _weight_levels(
@@ -459,7 +502,7 @@ def _rounded(values: np.ndarray, span: np.ndarray, levels: int) -> np.ndarray:
 # --- transmission of modulators -------------------------------------------------------------------
 
 
-def _leak(profile: OpticsProfile) -> float:
+def modulator_leak(profile: OpticsProfile) -> float:
     """Return f of t(a) = f + (1 - f) a; 0 for a clamp, which keeps zero dark."""
     if profile.extinction_ratio is None or profile.extinction_model == "clamp":
         return 0.0
@@ -480,7 +523,7 @@ def _passed(intensity: np.ndarray, profile: OpticsProfile) -> np.ndarray:
     if _clamps(profile):
         assert profile.extinction_ratio is not None
         return np.where(intensity == 0, 0.0, np.maximum(intensity, 1 / profile.extinction_ratio))
-    leak = _leak(profile)
+    leak = modulator_leak(profile)
     return leak + (1 - leak) * intensity
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from ...instruments.environment import COMPILED
 from . import compiled_loops
 from .int8_gemm import IntegerProduct, integer_product
+from .noise import GROUP
 
 ONE_PLANE, TWO_PLANES = 128, 32_512  # largest magnitudes; 32,512 is 256 * 127
 FEW_ROWS = 4  # up to which a loop over the weights is faster than a library
@@ -82,9 +83,9 @@ class Operand:
 
     @cached_property
     def panels(self) -> list[slice]:
-        """The outputs, divided into panels of about equal width, multiples of 64."""
+        """The outputs, divided into panels of about equal width, multiples of `GROUP`."""
         outputs = self.shape[1]
-        step = -(-outputs // max(1, -(-outputs // _PANEL)) // 64) * 64
+        step = -(-outputs // max(1, -(-outputs // _PANEL)) // GROUP) * GROUP
         return [slice(i, min(i + step, outputs)) for i in range(0, outputs, step)]
 
     def panel(self, plane: int, matrix: int, index: int, library: IntegerProduct) -> np.ndarray:
@@ -135,7 +136,7 @@ class Operand:
 
         It is stored; for a single matrix it replaces the plane.
         """
-        if self.magnitudes_of is not None and not has_dot():
+        if self.magnitudes_of is not None:  # tiles and loops form magnitudes themselves
             return self.magnitudes_of.packed(plane, matrix)
         stored = self._packed.get((plane, matrix))
         if stored is None:
@@ -230,7 +231,7 @@ def panels(rows: IntegerRows, weights: Operand, threads: int) -> list[tuple[int 
         return list(enumerate(weights.panels)) if has_dot() or _library() else whole
     if threads == 1:
         return whole
-    step = -(-outputs // threads // 64) * 64
+    step = -(-outputs // threads // GROUP) * GROUP
     return [(None, slice(i, min(i + step, outputs))) for i in range(0, outputs, step)]
 
 
@@ -260,17 +261,14 @@ def multiply(
     planes = range(weights.count)
     if few or has_dot():
         loops, products, width = compiled_loops(), [], place.stop - place.start
-        magnitudes = weights.magnitudes_of is not None
+        part = loops.MAGNITUDES if weights.magnitudes_of is not None else loops.ALL
         for left, starts in rows.as_bytes(name):
             for plane in planes:
                 tiles = -(-width // 64) * 64 if has_dot() else width
-                product = np.empty((len(left), tiles), dtype=np.int32)
-                packed, magnitudes = (
-                    weights.packed(plane, matrix),
-                    weights.magnitudes_of is not None,
-                )
-                loops.multiply_bytes(left, starts, packed, place.start, magnitudes, product)
-                products.append(np.ascontiguousarray(product[:, :width]))
+                product = np.empty((1, len(left), tiles), dtype=np.int32)
+                packed, steps = weights.packed(plane, matrix), left.shape[1] // 4
+                loops.multiply_bytes(left, starts, packed, 0, steps, place.start, part, product)
+                products.append(np.ascontiguousarray(product[0, :, :width]))
         return _combined(products)
     library = _library()
     assert library is not None and panel is not None

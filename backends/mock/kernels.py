@@ -2,12 +2,13 @@
 
 Each function performs the same float32 operations in the same order as its numpy counterpart, and
 gives the same bits: `encode_signed` and `encode_offset` correspond to `_signed_rows` and
-`_offset_rows` of `encoding`, `read_rows` to `detection.read` with the random numbers of
-`noise.NoiseStream`. Buffers of a few hundred outputs stay in a first-level cache, and compilers
+`_offset_rows` of `encoding`, `read_segment` to that of `detection`, with the random numbers of
+`noise` and `poisson`. Buffers of a few hundred outputs stay in a first-level cache, and compilers
 turn every loop over them into vector instructions.
 """
 
 import math
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,8 +19,9 @@ from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 from ...instruments.environment import compiled
-from .detection import Converter, CrossTerms, Detector, LeftOutputs, Reading
-from .noise import NoiseKeys, tail_words
+from .detection import Block, Converter, CrossTerms, Detector
+from .noise import CELLS, COUNT, LOGARITHM, QUANTILE, SOURCE, TAIL, NoiseKeys, quantiles
+from .poisson import EXPONENTIAL, INVERSES, alias_tables
 
 _compiled = compiled(error_model="numpy")
 _inlined = compiled(error_model="numpy", inline="always")  # a call costs as much as its loops
@@ -118,13 +120,14 @@ def sums_with(integers: Any, columns: Any, sums: Any) -> None:
 
 # --- exact products of 8-bit integers ------------------------------------------------------------
 
-HAS_DOT = "+avx512vnni" in cpu_target.target_context.codegen().magic_tuple()[2].split(",")
+_FEATURES = cpu_target.target_context.codegen().magic_tuple()[2].split(",")
+_IS_ARM = cpu_target.target_context.codegen().magic_tuple()[0].startswith(("aarch64", "arm64"))
+HAS_DOT = "+avx512vnni" in _FEATURES
 """Whether code sums products of bytes by one instruction that does not saturate.
 
 It asks what numba compiles for, which NUMBA_CPU_NAME may set, and not what processor this is.
 """
 TILE = 64  # outputs whose weights are contiguous
-_VECTORS = TILE // 16
 
 
 def _at(builder: Any, base: Any, index: Any, size: int, kind: Any) -> Any:
@@ -145,11 +148,41 @@ def _broadcast(builder: Any, pointer: Any) -> Any:
     return builder.shuffle_vector(first, nothing, lanes)
 
 
-def _tile_of(rows: int) -> Any:
-    """Return the product of some rows with a tile of 64 outputs, entirely in registers.
+def _at_rows(builder: Any, base: Any, step: Any, count: int) -> list[Any]:
+    """Return addresses of `count` rows."""
+    return [builder.add(base, builder.mul(step, ir.Constant(base.type, r))) for r in range(count)]
+
+
+def _variants(builder: Any, loaded: Any, weights: str) -> list[Any]:
+    """Return what multiplies the rows, from 64 bytes w + 128: unsigned bytes as 16 words.
+
+    Saturating differences give the sides of w: max(w, 0) and max(-w, 0).
+    """
+    word = ir.VectorType(ir.IntType(32), 16)
+    if weights == "all":
+        return [loaded]
+    byte = ir.VectorType(ir.IntType(8), 64)
+    middle = ir.Constant(byte, [128] * 64)
+    difference = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(byte, [byte] * 2), "llvm.usub.sat.v64i8"
+    )
+    number = builder.bitcast(loaded, byte)
+    plus = builder.call(difference, [number, middle])
+    minus = builder.call(difference, [middle, number])
+    if weights == "magnitude":
+        return [builder.bitcast(builder.or_(plus, minus), word)]
+    return [builder.bitcast(plus, word), builder.bitcast(minus, word)]
+
+
+def _tile_of(rows: int, vectors: int, weights: str) -> Any:
+    """Return the product of some rows with a tile of 16 `vectors` outputs, entirely in registers.
 
     `vpdpbusd` adds four products u8 x s8 to each of 16 sums of 32 bits; compilers do not generate
     it from a loop. The weights are unsigned, w + 128, so a row's sums start at -128 sum(x).
+
+    Parameters
+    ----------
+    weights : "all"; "magnitude"; or "sides", which gives two products, of max(w, 0) and max(-w, 0)
     """
 
     @intrinsic
@@ -158,13 +191,14 @@ def _tile_of(rows: int) -> Any:
         x: Any,
         stride: Any,
         start: Any,
-        weights: Any,
+        weights_at: Any,
         steps: Any,
         out: Any,
         pitch: Any,
+        apart: Any,
     ) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            x, stride, start, weights, steps, out, pitch = arguments
+            x, stride, start, weights_at, steps, out, pitch, apart = arguments
             word, address = ir.IntType(32), x.type
             vector = ir.VectorType(word, 16)
             dot = cgutils.get_or_insert_function(
@@ -172,95 +206,131 @@ def _tile_of(rows: int) -> Any:
                 ir.FunctionType(vector, [vector] * 3),
                 "llvm.x86.avx512.vpdpbusd.512",
             )
-
-            lines = [
-                builder.add(x, builder.mul(stride, ir.Constant(address, r))) for r in range(rows)
-            ]
-            sums = []
+            products = 2 if weights == "sides" else 1
+            lines, zero = _at_rows(builder, x, stride, rows), ir.Constant(vector, [0] * 16)
+            sums: list[list[list[Any]]] = []
             for r in range(rows):
-                first = _broadcast(builder, _at(builder, start, r, 4, word))
-                sums.append([cgutils.alloca_once_value(builder, first) for _ in range(_VECTORS)])
-            with cgutils.for_range(builder, steps) as loop:
-                block = builder.add(
-                    weights, builder.mul(loop.index, ir.Constant(address, 4 * TILE))
+                first = zero
+                if weights == "all":
+                    first = _broadcast(builder, _at(builder, start, r, 4, word))
+                sums.append(
+                    [
+                        [cgutils.alloca_once_value(builder, first) for _ in range(vectors)]
+                        for _ in range(products)
+                    ]
                 )
+            with cgutils.for_range(builder, steps) as loop:
+                offset = builder.mul(loop.index, ir.Constant(address, 4 * TILE))
+                block = builder.add(weights_at, offset)
                 loaded = [
-                    builder.load(_at(builder, block, j, 64, vector), align=1)
-                    for j in range(_VECTORS)
+                    _variants(
+                        builder,
+                        builder.load(_at(builder, block, j, 64, vector), align=1),
+                        weights,
+                    )
+                    for j in range(vectors)
                 ]
                 for r in range(rows):
                     four = _broadcast(builder, _at(builder, lines[r], loop.index, 4, word))
-                    for j in range(_VECTORS):
-                        total = builder.load(sums[r][j])
-                        builder.store(builder.call(dot, [total, loaded[j], four]), sums[r][j])
-            for r in range(rows):
-                line = builder.add(out, builder.mul(pitch, ir.Constant(address, r)))
-                for j in range(_VECTORS):
-                    place = _at(builder, line, j, 64, vector)
-                    builder.store(builder.load(sums[r][j]), place, align=1)
+                    for j in range(vectors):
+                        for product in range(products):
+                            place = sums[r][product][j]
+                            total = builder.load(place)
+                            total = builder.call(dot, [total, loaded[j][product], four])
+                            builder.store(total, place)
+            for product, base in enumerate(_at_rows(builder, out, apart, products)):
+                for r, line in enumerate(_at_rows(builder, base, pitch, rows)):
+                    for j in range(vectors):
+                        place = _at(builder, line, j, 64, vector)
+                        builder.store(builder.load(sums[r][product][j]), place, align=1)
             return context.get_dummy_value()
 
-        unsigned = types.uintp
-        arguments = (unsigned, unsigned, unsigned, unsigned, types.intp, unsigned, unsigned)
-        return types.void(*arguments), generate
+        u = types.uintp
+        return types.void(u, u, u, u, types.intp, u, u, u), generate
 
     return tile
 
 
-_four_rows, _one_row = _tile_of(4), _tile_of(1)
+_four_all, _one_all = _tile_of(4, 4, "all"), _tile_of(1, 4, "all")
+_four_magnitudes, _one_magnitude = _tile_of(4, 4, "magnitude"), _tile_of(1, 4, "magnitude")
+_four_sides, _two_sides, _one_sides = (
+    _tile_of(4, 2, "sides"), _tile_of(2, 4, "sides"), _tile_of(1, 4, "sides")
+)  # fmt: skip
+ALL, MAGNITUDES, SIDES = 0, 1, 2  # of the weights, in a product
 
 
 def _multiply_tiles(
-    rows: Any, starts: Any, weights: Any, first: int, magnitudes: bool, product: Any
+    lines: Any, starts: Any, weights: Any, k: int, steps: int, first: int, part: int, product: Any
 ) -> None:
-    n, width = product.shape
-    steps, length = weights.shape[1], rows.shape[1]
-    x, start, packed, out = (
-        rows.ctypes.data,
-        starts.ctypes.data,
-        weights.ctypes.data,
-        product.ctypes.data,
-    )
-    stride, pitch = np.uintp(length), np.uintp(4 * width)
-    for tile in range(width // 64):
-        w = np.uintp(packed + (first // 64 + tile) * steps * 256)
-        for i in range(0, n // 4 * 4, 4):
-            line, place = np.uintp(x + i * length), np.uintp(out + 4 * i * width + 256 * tile)
-            _four_rows(line, stride, np.uintp(start + 4 * i), w, steps, place, pitch)
-        for i in range(n // 4 * 4, n):
-            line, place = np.uintp(x + i * length), np.uintp(out + 4 * i * width + 256 * tile)
-            _one_row(line, stride, np.uintp(start + 4 * i), w, steps, place, pitch)
+    n, width = product.shape[1:]
+    stride, pitch = np.uintp(lines.strides[0]), np.uintp(product.strides[1])
+    apart, x, start = np.uintp(product.strides[0]), lines.ctypes.data, starts.ctypes.data
+    for tile in range((width + 63) // 64):
+        w = np.uintp(weights[first // 64 + tile, k].ctypes.data)
+        out = product.ctypes.data + 256 * tile
+        four = n // 4 * 4
+        for i in range(0, four, 4):
+            line, place = np.uintp(x + i * stride), np.uintp(out + i * pitch)
+            begin = np.uintp(start + 4 * i)
+            if part == 0:
+                _four_all(line, stride, begin, w, steps, place, pitch, apart)
+            elif part == 1:
+                _four_magnitudes(line, stride, begin, w, steps, place, pitch, apart)
+            else:
+                _four_sides(line, stride, begin, w, steps, place, pitch, apart)
+                w_half, half = np.uintp(w + 128), np.uintp(place + 128)
+                _four_sides(line, stride, begin, w_half, steps, half, pitch, apart)
+        i = four
+        while i < n:
+            line, place = np.uintp(x + i * stride), np.uintp(out + i * pitch)
+            begin = np.uintp(start + 4 * i)
+            if part == 0:
+                _one_all(line, stride, begin, w, steps, place, pitch, apart)
+            elif part == 1:
+                _one_magnitude(line, stride, begin, w, steps, place, pitch, apart)
+            elif i + 2 <= n:
+                _two_sides(line, stride, begin, w, steps, place, pitch, apart)
+                i += 1
+            else:
+                _one_sides(line, stride, begin, w, steps, place, pitch, apart)
+            i += 1
 
 
 def _multiply_loops(
-    rows: Any, starts: Any, weights: Any, first: int, magnitudes: bool, product: Any
+    lines: Any, starts: Any, weights: Any, k: int, steps: int, first: int, part: int, product: Any
 ) -> None:
-    n, width = product.shape
-    length = weights.shape[1]
-    for m in range(width):
-        weight = weights[first + m]
+    n, width = product.shape[1:]
+    length = 4 * steps
+    for m in range(min(width, len(weights) - first)):
+        weight = weights[first + m, 4 * k : 4 * k + length]
         for i in range(n):
-            row = rows[i]
-            total = np.int32(0)
-            if magnitudes:
-                for k in range(length):
-                    total += np.int32(row[k]) * abs(np.int32(weight[k]))
+            row = lines[i]
+            total, other = np.int32(0), np.int32(0)
+            if part == 0:
+                for j in range(length):
+                    total += np.int32(row[j]) * np.int32(weight[j])
+            elif part == 1:
+                for j in range(length):
+                    total += np.int32(row[j]) * abs(np.int32(weight[j]))
             else:
-                for k in range(length):
-                    total += np.int32(row[k]) * np.int32(weight[k])
-            product[i, m] = total
+                for j in range(length):
+                    total += np.int32(row[j]) * max(np.int32(weight[j]), np.int32(0))
+                    other += np.int32(row[j]) * np.int32(weight[j])
+                product[1, i, m] = total - other
+            product[0, i, m] = total
 
 
 multiply_bytes = _compiled(_multiply_tiles if HAS_DOT else _multiply_loops)
-"""Multiply int8 rows by the weights of outputs `first` on: into int32 [n, width].
+"""Multiply int8 lines by the weights of outputs `first` on: into int32 [1 or 2, n, width].
 
 Parameters
 ----------
-rows : int8 [n, K], from `bytes_of`
+lines : int8 [n, K or more], from `bytes_of`; a line may follow the one before at any distance
 starts : int32 [n], likewise
-weights : from `packed`
+weights : of one matrix, from `packed`
+k, steps : the first four columns of the weights, and how many times four
 first, width : multiples of 64 if the processor has the instruction
-magnitudes : whether to use the magnitudes of the weights (with the instruction they are stored so)
+part : `ALL`, `MAGNITUDES` or `SIDES` of the weights
 """
 
 
@@ -269,19 +339,25 @@ def packed(weights: Any) -> Any:
 
     Returns
     -------
-    weights : uint8 [M / 64, K / 4, 64, 4]; unchanged without the instruction
+    weights : uint8 [M / 64, K / 4, 64, 4]; int8 [M, K up to a multiple of 4] without the
+        instruction
     """
-    if not HAS_DOT:
-        return weights
     outputs, length = weights.shape
-    padded = np.full((-(-outputs // TILE) * TILE, -(-length // 4) * 4), 128, dtype=np.uint8)
+    columns = -(-length // 4) * 4
+    if not HAS_DOT:
+        plain = np.zeros((outputs, columns), dtype=np.int8)
+        plain[:, :length] = weights
+        return plain
+    padded = np.full((-(-outputs // TILE) * TILE, columns), 128, dtype=np.uint8)
     padded[:outputs, :length] = weights.view(np.uint8) ^ np.uint8(128)
-    tiles = padded.reshape(-1, TILE, padded.shape[1] // 4, 4)
+    tiles = padded.reshape(-1, TILE, columns // 4, 4)
     return np.ascontiguousarray(tiles.transpose(0, 2, 1, 3))
 
 
 def unpacked(weights: Any, outputs: int, length: int) -> Any:
     """Return the int8 weights [M, K] from their packed form."""
+    if not HAS_DOT:
+        return np.ascontiguousarray(weights[:outputs, :length])
     padded = weights.transpose(0, 2, 1, 3).reshape(-1, 4 * weights.shape[1])
     plain = padded[:outputs, :length] ^ np.uint8(128)
     return np.ascontiguousarray(plain).view(np.int8)
@@ -322,9 +398,14 @@ def _is_exact() -> bool:
     weights[::2], weights[1::2, ::2], weights[1::2, 1::2] = -128, 127, -128
     rows, starts = np.empty((6, 72), np.int8), np.empty(6, np.int32)
     bytes_of(integers, False, rows, starts)
-    product = np.empty((6, 128), np.int32)
-    multiply_bytes(rows, starts, packed(weights), 0, False, product)
-    return np.array_equal(product, integers.astype(np.int64) @ weights.T.astype(np.int64))
+    product = np.empty((2, 6, 128), np.int32)
+    exact, wide = integers.astype(np.int64), weights.T.astype(np.int64)
+    sides = (np.maximum(wide, 0), np.maximum(-wide, 0))
+    for part, wanted in ((ALL, (wide,)), (MAGNITUDES, (np.abs(wide),)), (SIDES, sides)):
+        multiply_bytes(rows, starts, packed(weights), 0, 18, 0, part, product[: len(wanted)])
+        if not all(np.array_equal(product[i], exact @ side) for i, side in enumerate(wanted)):
+            return False
+    return True
 
 
 if HAS_DOT and not _is_exact():
@@ -344,56 +425,52 @@ def add_planes(high: Any, low: Any, product: Any) -> None:
 
 # --- random numbers ------------------------------------------------------------------------------
 
-
-@intrinsic
-def _product(context: Any, one: Any, other: Any) -> Any:
-    """Return the upper and the lower 64 bits of a product of two uint64."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        wide, word = ir.IntType(128), ir.IntType(64)
-        product = builder.mul(*(builder.zext(argument, wide) for argument in arguments))
-        upper = builder.trunc(builder.lshr(product, ir.Constant(wide, 64)), word)
-        halves = (upper, builder.trunc(product, word))
-        return context.make_tuple(builder, signature.return_type, halves)
-
-    return types.UniTuple(types.uint64, 2)(types.uint64, types.uint64), generate
+_FACTOR0, _FACTOR1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
+_STEP0, _STEP1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
+_LOW, _WORD = np.uint64(0xFFFFFFFF), np.uint64(32)
+_BYTE, _EIGHT = np.uint32(0xFF), np.uint32(8)
+_CELL, _SIXTEEN = np.uint32(0xFFFF), np.uint32(16)
 
 
-_M0, _M1 = np.uint64(0xD2E7470EE14C6C93), np.uint64(0xCA5A826395121157)
-_W0, _W1 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBB67AE8584CAA73B)
-_NONE, _ONE = np.uint64(0), np.uint64(1)
+@_inlined
+def _turn(a: Any, b: Any, c: Any, d: Any, key0: Any, key1: Any) -> Any:
+    """Return a counter after one round of Philox4x32."""
+    one, other = (a & _LOW) * _FACTOR0, (c & _LOW) * _FACTOR1
+    return (other >> _WORD) ^ (b & _LOW) ^ key0, other, (one >> _WORD) ^ (d & _LOW) ^ key1, one
 
 
 @_compiled
-def _draw_words(
-    words: Any, place: int, key0: Any, key1: Any, row: Any, blocks: Any, block: Any, count: int
-) -> None:
-    """Store `count` blocks of four words in `words`, from block row * blocks + block on.
+def _draw_words(words: Any, key: Any, row: Any, name: int, block: int) -> None:
+    """Fill words uint32 [4, n] with those of blocks `block`, `block` + 1, ... of a row and tag.
 
-    Philox4x64-10 (Salmon 2011). numpy's generator increments the counter before it draws, so the
-    first block is that of the next counter.
+    The rounds stand one by one, so that compilers compute several blocks at a time.
     """
-    high, low = _product(row, blocks)
-    low += block
-    if low < block:
-        high += _ONE
-    for _ in range(count):
-        low += _ONE
-        if low == _NONE:
-            high += _ONE
-        c0, c1, c2, c3 = low, high, _NONE, _NONE
-        k0, k1 = key0, key1
-        for _ in range(10):
-            high0, low0 = _product(_M0, c0)
-            high1, low1 = _product(_M1, c2)
-            c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
-            k0 += _W0
-            k1 += _W1
-        words[place], words[place + 1], words[place + 2], words[place + 3] = c0, c1, c2, c3
-        place += 4
-
-
-_tail_word = _compiled(tail_words)
+    k0, k1 = key[0], key[1]
+    m0, m1 = (k0 + _STEP0) & _LOW, (k1 + _STEP1) & _LOW
+    n0, n1 = (m0 + _STEP0) & _LOW, (m1 + _STEP1) & _LOW
+    o0, o1 = (n0 + _STEP0) & _LOW, (n1 + _STEP1) & _LOW
+    p0, p1 = (o0 + _STEP0) & _LOW, (o1 + _STEP1) & _LOW
+    q0, q1 = (p0 + _STEP0) & _LOW, (p1 + _STEP1) & _LOW
+    r0, r1 = (q0 + _STEP0) & _LOW, (q1 + _STEP1) & _LOW
+    s0, s1 = (r0 + _STEP0) & _LOW, (r1 + _STEP1) & _LOW
+    t0, t1 = (s0 + _STEP0) & _LOW, (s1 + _STEP1) & _LOW
+    u0, u1 = (t0 + _STEP0) & _LOW, (t1 + _STEP1) & _LOW
+    first, second, third, fourth = words[0], words[1], words[2], words[3]
+    row0, row1 = row & _LOW, row >> _WORD
+    for i in range(first.size):
+        a, b, c, d = np.uint64(block) + np.uint64(i), row0, row1, np.uint64(name)
+        a, b, c, d = _turn(a, b, c, d, k0, k1)
+        a, b, c, d = _turn(a, b, c, d, m0, m1)
+        a, b, c, d = _turn(a, b, c, d, n0, n1)
+        a, b, c, d = _turn(a, b, c, d, o0, o1)
+        a, b, c, d = _turn(a, b, c, d, p0, p1)
+        a, b, c, d = _turn(a, b, c, d, q0, q1)
+        a, b, c, d = _turn(a, b, c, d, r0, r1)
+        a, b, c, d = _turn(a, b, c, d, s0, s1)
+        a, b, c, d = _turn(a, b, c, d, t0, t1)
+        a, b, c, d = _turn(a, b, c, d, u0, u1)
+        first[i], second[i] = np.uint32(a), np.uint32(b)
+        third[i], fourth[i] = np.uint32(c), np.uint32(d)
 
 
 # coefficients of algorithm AS 241, the highest power first
@@ -441,202 +518,508 @@ def tail_quantile(probability: float) -> float:
 
 
 @_compiled
-def _gaussians(z: Any, first: int, row: Any, noise: NoiseKeys, words: Any) -> None:
-    """Fill z with the standard normal numbers of outputs `first`, `first` + 1, ... of one row.
+def _outer(cell: int, high: Any, low: Any) -> Any:
+    """Return the normal number of an outermost cell, from two more words."""
+    bits = (np.uint64(high) << np.uint64(21)) | (np.uint64(low) >> np.uint64(11))
+    tail = np.float32(tail_quantile((np.float64(bits) + 0.5) * 2.0**-53 / 65536))
+    return -tail if cell == 0 else tail
+
+
+@intrinsic
+def _fused(context: Any, a: Any, b: Any, c: Any) -> Any:
+    """Return a b + c in float32, rounded once."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.fma(*arguments)
+
+    return types.float32(types.float32, types.float32, types.float32), generate
+
+
+@intrinsic
+def _bits_of(context: Any, number: Any) -> Any:
+    """Return the bits of a float32 as int32."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.IntType(32))
+
+    return types.int32(types.float32), generate
+
+
+@intrinsic
+def _float_of(context: Any, bits: Any) -> Any:
+    """Return the float32 of some bits."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.FloatType())
+
+    return types.float32(types.int32), generate
+
+
+_CELL_WIDTH, _FIRST_CELL = np.float32(1 / 32768), np.float32(0.5 / 32768 - 1)
+_LN2, _ONE = np.float32(math.log(2)), np.float32(1)
+_L0, _L1, _L2, _L3, _L4, _L5, _L6, _L7 = (np.float32(c) for c in LOGARITHM)
+_Q0, _Q1, _Q2, _Q3, _Q4, _Q5, _Q6, _Q7, _Q8 = (np.float32(c) for c in QUANTILE)
+
+
+@_inlined
+def normal(cell: Any) -> Any:
+    """Return entry `cell` of `noise.quantiles`."""
+    x = _fused(np.float32(np.int32(cell)), _CELL_WIDTH, _FIRST_CELL)
+    bits = _bits_of(_fused(-x, x, _ONE))
+    exponent = np.float32((bits >> np.int32(23)) - np.int32(127))
+    mantissa = _float_of((bits & np.int32(0x7FFFFF)) | np.int32(0x3F800000))
+    w = _fused(_L0, mantissa, _L1)
+    w = _fused(w, mantissa, _L2)
+    w = _fused(w, mantissa, _L3)
+    w = _fused(w, mantissa, _L4)
+    w = _fused(w, mantissa, _L5)
+    w = _fused(w, mantissa, _L6)
+    w = _fused(w, mantissa, _L7)
+    w = -_fused(exponent, _LN2, w)
+    z = _fused(_Q0, w, _Q1)
+    z = _fused(z, w, _Q2)
+    z = _fused(z, w, _Q3)
+    z = _fused(z, w, _Q4)
+    z = _fused(z, w, _Q5)
+    z = _fused(z, w, _Q6)
+    z = _fused(z, w, _Q7)
+    z = _fused(z, w, _Q8)
+    return z * x
+
+
+@_compiled
+def _all_normals(z: Any) -> None:
+    for cell in range(z.size):
+        z[cell] = normal(cell)
+
+
+def _has_fused() -> bool:
+    """Return whether compiled polynomials give the bits of the table; some processors cannot."""
+    if "+fma" not in _FEATURES and not _IS_ARM:
+        return False
+    z = np.empty(CELLS, dtype=np.float32)
+    _all_normals(z)
+    return np.array_equal(z, quantiles())
+
+
+class Tables(NamedTuple):
+    """The tables of `noise.quantiles` and `poisson.alias_tables`."""
+
+    normal: Any
+    alias: Any
+
+
+@cache
+def tables() -> tuple[Any, Any]:
+    """Return `Tables` as a plain tuple."""
+    return quantiles(), alias_tables()
+
+
+def _normals_by_polynomial(z: Any, cells: Any, table: Any) -> None:
+    for k in range(z.size):
+        z[k] = normal(cells[k])
+
+
+def _normals_by_table(z: Any, cells: Any, table: Any) -> None:
+    for k in range(z.size):
+        z[k] = table[cells[k]]
+
+
+_normals_of = _compiled(_normals_by_polynomial if _has_fused() else _normals_by_table)
+"""Fill z float32 [n] with the normal numbers of cells int32 [n]."""
+
+
+class Space(NamedTuple):
+    """The buffers of a reading, for some outputs: in a first-level cache."""
+
+    z: Any
+    cells: Any
+    words: Any
+    value: Any
+    arrived: Any
+    total: Any
+    width: Any
+    inverse: Any
+    counted: Any
+    means: Any
+    electrons: Any
+    others: Any
+    drawn: Any
+
+
+@_compiled
+def _space_for(outputs: int) -> Any:
+    """Return the buffers for a number of outputs."""
+    padded = (outputs + 127) // 128 * 128
+    floats = np.empty((10, padded), np.float32)
+    cells, drawn = np.empty(padded, np.int32), np.empty((4, padded), np.uint32)
+    words = np.empty((4, padded // 8), np.uint32)
+    return Space(
+        floats[0], cells, words, floats[1], floats[2], floats[3], floats[4], floats[5],
+        floats[6], floats[7], floats[8], floats[9], drawn,
+    )  # fmt: skip
+
+
+@_compiled
+def _gaussians(
+    space: Space, first: int, count: int, row: Any, name: int, key: Any, tables: Tables
+) -> None:
+    """Fill `space.z` with the normal numbers of outputs `first`, a multiple of 128, and more.
 
     Parameters
     ----------
     row : uint64, its id
-    words : uint64 buffer of at least (len(z) + 15) / 4
     """
-    count, width, keys = z.size, noise.width, noise.keys
-    end, output, place = first + count, first, 0
-    while output < end:
-        stream = output // width
-        start = output - stream * width
-        blocks = (min(width - start, end - output) + 15) // 16
-        key = keys[stream, 0]
-        per_row, block = np.uint64(width // 16), np.uint64(start // 16)
-        _draw_words(words, place, key[0], key[1], row, per_row, block, blocks)
-        place += 4 * blocks
-        output += 16 * blocks
-    cells = words.view(np.uint16)
-    least, most = np.uint16(65535), np.uint16(0)
+    groups = (count + 127) // 128
+    drawn, cells, z = space.words[:, : 16 * groups], space.cells, space.z
+    _draw_words(drawn, key, row, name, first // 8)
+    least, most = np.int32(65535), np.int32(0)
+    for group in range(groups):
+        for word in range(4):
+            source = drawn[word, 16 * group : 16 * group + 16]
+            place = 128 * group + 32 * word
+            low, high = cells[place : place + 16], cells[place + 16 : place + 32]
+            for lane in range(16):
+                low[lane] = np.int32(source[lane] & _CELL)
+                high[lane] = np.int32(source[lane] >> _SIXTEEN)
     for k in range(count):
         least, most = min(least, cells[k]), max(most, cells[k])
-    for k in range(count):
-        z[k] = noise.table[cells[k]]
+    _normals_of(z[:count], cells[:count], tables.normal)
     if least == 0 or most == 65535:
         for k in range(count):
             if cells[k] == 0 or cells[k] == 65535:
-                stream = (first + k) // width
-                number = row * np.uint64(noise.drawn) + np.uint64(first + k - stream * width)
-                word = _tail_word(number, keys[stream, 1, 0], keys[stream, 1, 1])
-                probability = (np.float64(word >> np.uint64(11)) + 0.5) * 2.0**-53
-                z[k] = np.copysign(np.float32(tail_quantile(probability / 65536)), z[k])
+                two = np.empty((4, 1), np.uint32)
+                _draw_words(two, key, row, name + TAIL, first + k)
+                z[k] = _outer(cells[k], two[0, 0], two[1, 0])
 
 
 @_compiled
-def gaussian_rows(plain_noise: Any, z: Any) -> None:
-    """Fill z float32 [n, count] with normal numbers of rows, from `NoiseKeys` as a plain tuple."""
-    (n, count), noise = z.shape, NoiseKeys(*plain_noise)
-    words = np.empty((count + 15) // 16 * 4, np.uint64)
-    for i in range(n):
-        _gaussians(z[i], 0, noise.rows[i], noise, words)
+def _source_factors(factors: Any, rms: Any, row: Any, name: int, key: Any, table: Any) -> None:
+    """Fill factors float32 [frames] with those of one exposure: 1 + rms z."""
+    words = np.empty((4, (factors.size + 7) // 8), np.uint32)
+    _draw_words(words, key, row, name, 0)
+    for frame in range(factors.size):
+        word = words[frame % 8 // 2, frame // 8]
+        cell = np.int32((word >> _SIXTEEN) if frame % 2 else (word & _CELL))
+        factors[frame] = np.float32(1) + rms * table[cell]
+
+
+_QUARTER, _FOUR, _UNIT = np.float32(0.25), np.float32(4), np.float32(2.0**-32)
+_E6, _E5, _E4, _E3, _E2, _E1, _E0 = (np.float32(c) for c in EXPONENTIAL)
+_I2, _I3, _I4, _I5, _I6, _I7 = (np.float32(c) for c in INVERSES)
+
+
+@_inlined
+def _looked_up(alias: Any, table: Any, word: Any) -> Any:
+    slot = np.int32(word & _BYTE)
+    entry = alias[table * np.int32(256) + slot]
+    return slot if (word >> _EIGHT) < (entry >> _EIGHT) else np.int32(entry & _BYTE)
+
+
+@_inlined
+def _poisson(alias: Any, mean: Any, one: Any, two: Any, three: Any) -> Any:
+    """Return the Poisson count of a mean below 128, as `poisson.poisson` does."""
+    a = np.int32(mean * _QUARTER)
+    rest = mean - np.float32(a) * _FOUR
+    b = np.int32(rest * _FOUR)
+    rest = rest - np.float32(b) * _QUARTER
+    counts = np.float32(_looked_up(alias, a, one) + _looked_up(alias, b + np.int32(32), two))
+    v = np.float32(three) * _UNIT
+    p = (((((_E6 * rest + _E5) * rest + _E4) * rest + _E3) * rest + _E2) * rest + _E1) * rest + _E0
+    p1 = p * rest
+    p2 = p1 * rest * _I2
+    p3 = p2 * rest * _I3
+    p4 = p3 * rest * _I4
+    p5 = p4 * rest * _I5
+    p6 = p5 * rest * _I6
+    tail = p6 * rest * _I7
+    found = np.float32(v < tail)
+    tail = tail + p6
+    found += np.float32(v < tail)
+    tail = tail + p5
+    found += np.float32(v < tail)
+    tail = tail + p4
+    found += np.float32(v < tail)
+    tail = tail + p3
+    found += np.float32(v < tail)
+    tail = tail + p2
+    found += np.float32(v < tail)
+    tail = tail + p1
+    found += np.float32(v < tail)
+    return counts + found
 
 
 # --- light to numbers ----------------------------------------------------------------------------
 
 
-@_inlined
-def _apply_source(
-    factors: Any, first: int, frame: int, balanced: bool, value: Any, arrived: Any
-) -> None:
-    """Multiply light, and the values that are not computed from it, by the factors of frames."""
-    end = first + value.size
-    for start in range(first // frame * frame, end, frame):
-        factor = factors[start // frame]
-        for k in range(max(start - first, 0), min(start + frame, end) - first):
-            arrived[k] *= factor
-        if balanced:
-            for k in range(max(start - first, 0), min(start + frame, end) - first):
-                value[k] *= factor
+@_compiled
+def _draw_wells(
+    electrons: Any, space: Space, words: Any, detector: Detector, tables: Tables
+) -> int:
+    """Replace means of electrons by drawn counts; return how many counted detectors are full."""
+    count, full, many, alias = electrons.size, 0, 0, tables.alias
+    means, counted = space.means[:count], space.counted[:count]
+    one, two, three, four = words[0], words[1], words[2], words[3]
+    most, weak, largest = (
+        np.float32(detector.full_well + detector.dark), np.float32(128), np.float32(127.99)
+    )  # fmt: skip
+    for k in range(count):
+        electrons[k] = _poisson(alias, min(means[k], largest), one[k], two[k], three[k])
+        many += (means[k] >= weak) & (counted[k] > np.float32(0))
+    if many:
+        for k in range(count):
+            if means[k] >= weak:
+                cell = np.int32(four[k] & _CELL)
+                z = tables.normal[cell]
+                if cell == 0 or cell == 65535:
+                    z = _outer(cell, one[k], two[k])
+                electrons[k] = means[k] + np.sqrt(means[k]) * z
+    if most != np.inf:
+        for k in range(count):
+            full += (electrons[k] > most) & (counted[k] > np.float32(0))
+            electrons[k] = min(electrons[k], most)
+    return full
 
 
-@_inlined
-def _saturate(value: Any, detector: Detector, limit: Any, inverse_step: Any, pedestal: Any) -> int:
+@_compiled
+def _count_electrons(
+    space: Space, count: int, first: int, terms: Any, gain: Any, row: Any, name: int, key: Any,
+    detector: Detector, tables: Tables,
+) -> int:  # fmt: skip
+    """Replace the values of counted outputs by drawn electrons; return the full detectors."""
+    value, arrived, z, counted = (
+        space.value[:count], space.arrived[:count], space.z[:count], space.counted[:count]
+    )  # fmt: skip
+    drawn, others, means = space.drawn[:, :count], space.others[:count], space.means[:count]
+    zero, half, dark = np.float32(0), np.float32(0.5), np.float32(detector.dark)
+    photons, per_electron, quiet = terms[5], terms[6], np.float32(detector.quiet_sigma)
+    electrons = space.electrons[:count]
+    _draw_words(drawn, key, row, name + COUNT, first)
+    if not detector.balanced:
+        for k in range(count):
+            means[k] = max(arrived[k], zero) * photons + dark
+        full = _draw_wells(electrons, space, drawn, detector, tables)
+        for k in range(count):
+            electrons[k] -= dark
+    else:
+        for k in range(count):
+            means[k] = max((arrived[k] + value[k] * gain) * half, zero) * photons + dark
+        full = _draw_wells(electrons, space, drawn, detector, tables)
+        _draw_words(drawn, key, row, name + COUNT + 1, first)
+        for k in range(count):
+            means[k] = max((arrived[k] - value[k] * gain) * half, zero) * photons + dark
+        full += _draw_wells(others, space, drawn, detector, tables)
+        for k in range(count):
+            electrons[k] -= others[k]
+    for k in range(count):
+        drawn_value = (electrons[k] + quiet * z[k]) * per_electron
+        value[k] = drawn_value if counted[k] > zero else value[k]
+    return full
+
+
+@_compiled
+def _add_noise(
+    space: Space, count: int, first: int, is_even: bool, terms: Any, gain: Any, row: Any,
+    name: int, key: Any, detector: Detector, tables: Tables,
+) -> int:  # fmt: skip
+    """Add the noise of light and reading to the values; return how many detectors are full.
+
+    Parameters
+    ----------
+    is_even : whether the light is the same at all outputs
+    """
+    value, arrived, z, counted = (
+        space.value[:count], space.arrived[:count], space.z[:count], space.counted[:count]
+    )  # fmt: skip
+    per_light, dark, weak_below, nearly_full = terms[0], terms[1], terms[2], terms[4]
+    zero, half, one = np.float32(0), np.float32(0.5), np.float32(1)
+    _gaussians(space, first, count, row, name, key, tables)
+    some, full = 0, 0
+    if detector.full_well == np.inf:
+        for k in range(count):
+            is_weak = arrived[k] < weak_below
+            some += is_weak
+            counted[k] = one if is_weak else zero
+    elif detector.balanced:
+        for k in range(count):
+            of_one = (arrived[k] + abs(value[k] * gain)) * half
+            is_chosen = (arrived[k] < weak_below) | (of_one > nearly_full)
+            some += is_chosen
+            counted[k] = one if is_chosen else zero
+    else:
+        for k in range(count):
+            is_chosen = (arrived[k] < weak_below) | (arrived[k] > nearly_full)
+            some += is_chosen
+            counted[k] = one if is_chosen else zero
+    if some:
+        full = _count_electrons(space, count, first, terms, gain, row, name, key, detector, tables)
+    if some == count:
+        return full
+    if is_even:
+        sigma = np.sqrt(max(arrived[0], zero) * per_light + dark)
+        for k in range(count):
+            value[k] = value[k] if counted[k] > zero else value[k] + sigma * z[k]
+    elif some:
+        for k in range(count):
+            noisy = value[k] + np.sqrt(max(arrived[k], zero) * per_light + dark) * z[k]
+            value[k] = value[k] if counted[k] > zero else noisy
+    else:
+        for k in range(count):
+            value[k] += np.sqrt(max(arrived[k], zero) * per_light + dark) * z[k]
+    return full
+
+
+@_compiled
+def _convert(
+    space: Space, count: int, converter: Converter, pedestal: Any, detector: Detector
+) -> int:
     """Saturate values and round them to codes; return how many saturated."""
-    saturated = 0
-    lowest_code, highest_code = np.float32(detector.codes[0]), np.float32(detector.codes[1])
+    value, inverse = space.value[:count], space.inverse[:count]
+    lowest, highest = np.float32(detector.codes[0]), np.float32(detector.codes[1])
     low_end, high_end = np.float32(detector.codes[3]), np.float32(detector.codes[4])
+    saturated = 0
     if detector.converts == 2 and detector.balanced:
-        for k in range(value.size):
-            code = value[k] * inverse_step[k]
+        inverse = converter.inverse_step
+        for k in range(count):
+            code = value[k] * inverse[k]
             saturated += (code > high_end) | (code < low_end)
-            value[k] = min(max(np.rint(code), lowest_code), highest_code)
+            value[k] = min(max(np.rint(code), lowest), highest)
     elif detector.converts == 2:
-        inverse_steps = np.float32(detector.codes[2])
-        for k in range(value.size):
-            width_of_code = (limit[k] + pedestal) * inverse_steps
-            code = (value[k] + pedestal) / width_of_code
+        for k in range(count):
+            code = (value[k] + pedestal) * inverse[k]
             saturated += (code > high_end) | (code < low_end)
-            value[k] = min(max(np.rint(code), lowest_code), highest_code) * width_of_code - pedestal
+            value[k] = min(max(np.rint(code), lowest), highest)
     elif detector.converts == 1:
-        for k in range(value.size):
-            lowest = -limit[k] if detector.balanced else -pedestal
-            shown = min(max(value[k], lowest), limit[k])
+        limit = converter.limit
+        for k in range(count):
+            least = -limit[k] if detector.balanced else -pedestal
+            shown = min(max(value[k], least), limit[k])
             saturated += shown != value[k]
             value[k] = shown
     return saturated
 
 
-@_compiled
-def read_rows(
-    y: Any, add: bool, reading: Reading, detector: Detector, noise: NoiseKeys, left: LeftOutputs
-) -> Any:
-    """Read a block of outputs once, and store it in y [n, M] from `first` on, or add it.
-
-    Returns
-    -------
-    saturated, outputs that are left to numpy
-    """
-    first, signed, light, light_term = (
-        reading.first, reading.signed, reading.light, reading.light_term
-    )  # fmt: skip
-    source, frame, rows, balanced = reading.source, reading.frame, reading.rows, detector.balanced
-    limit, inverse_step, scale = (
-        reading.converter.limit, reading.converter.inverse_step, reading.converter.scale
-    )  # fmt: skip
-    light_unit, inverse_gain, gain = reading.units
-    light_unit, inverse_gain, gain = _float(light_unit), _float(inverse_gain), _float(gain)
-    ids, keys, places, left_z = noise.rows, noise.keys, left.places, left.z
-    count, saturated, listed = scale.size, 0, 0
-    zero, half = np.float32(0), np.float32(0.5)
-    z, value, arrived = (
-        np.empty(count, np.float32), np.empty(count, np.float32), np.empty(count, np.float32)
-    )  # fmt: skip
-    words = np.empty((count + 15) // 16 * 4, np.uint64)
-    varies, well = source.shape[1] > 0, detector.full_well != np.inf
-    has_light = light.shape[1] > 0
-    each = has_light or not balanced or varies  # the light depends on the output
-    for i in range(signed.shape[0]):
-        row_term, per_light, dark, weak_below = rows[0, i], rows[1, i], rows[2, i], rows[3, i]
-        pedestal, nearly_full, times, photons = rows[4, i], rows[5, i], rows[6, i], rows[7, i]
-        out = y[i, first : first + count]
-        if times == zero:  # a row without this exposure
-            if not add:
-                out[:] = zero
-            continue
-        sums = signed[i]
-        if balanced:
+@_inlined
+def _light_of(space: Space, block: Block, row: int, reading: int, detector: Detector) -> None:
+    """Store the noise-free values of a reading of one row, and the light, in `space`."""
+    rails, kinds = detector.rails, block.sums.shape[0]
+    exposure, rail = reading // rails, reading % rails
+    count = block.converter.scale.size
+    value, arrived = space.value[:count], space.arrived[:count]
+    row_light, light_term = block.row_light[reading, row], block.light_term[rail]
+    light_unit, inverse_gain = np.float32(block.light_unit[rail]), np.float32(block.gains[0])
+    number = reading if kinds == rails * rails else exposure
+    if detector.balanced:
+        sums = block.sums[0, row]
+        for k in range(count):
+            value[k] = np.float32(sums[k])
+        if kinds == 2:
+            lights = block.sums[1, row]
             for k in range(count):
-                value[k] = np.float32(sums[k])
-        if has_light:
-            lights = light[i]
-            for k in range(count):
-                arrived[k] = np.float32(lights[k]) * light_unit + row_term + light_term[k]
-        elif not balanced:
-            for k in range(count):
-                arrived[k] = np.float32(sums[k]) * light_unit + row_term + light_term[k]
-        elif each or well:
-            arrived[:] = row_term
-        if varies:
-            _apply_source(source[i], first, frame, balanced, value, arrived)
-        if not balanced:
-            for k in range(count):
-                value[k] = arrived[k] * inverse_gain
-        first_left = listed
-        if photons > zero:
-            _gaussians(z, first, ids[i], noise, words)
-            is_even, weaker = not each and not well, 0
-            if is_even:
-                weaker = int(row_term < weak_below)
-            elif not well:
-                for k in range(count):
-                    weaker += arrived[k] < weak_below
-            if well or weaker:
-                for k in range(count):
-                    of_one = row_term if is_even else arrived[k]
-                    is_weak = of_one < weak_below
-                    if well and balanced:
-                        of_one = (of_one + abs(value[k] * gain)) * half
-                    if is_weak or of_one > nearly_full:
-                        places[listed] = i * count + k
-                        left_z[listed] = z[k]
-                        listed += 1
-            if is_even:
-                sigma = np.sqrt(max(row_term, zero) * per_light + dark)
-                for k in range(count):
-                    value[k] += sigma * z[k]
-            else:
-                for k in range(count):
-                    value[k] += np.sqrt(max(arrived[k], zero) * per_light + dark) * z[k]
-        for index in range(first_left, listed):
-            k = places[index] - i * count
-            stream = (first + k) // noise.width
-            place = first + k - stream * noise.width
-            key, blocks = keys[stream, 2], np.uint64((noise.drawn + 3) // 4)
-            _draw_words(words, 0, key[0], key[1], ids[i], blocks, np.uint64(place // 4), 1)
-            left.words[index] = words[place % 4]
-            value[k] = zero
-        saturated += _saturate(value, detector, limit, inverse_step, pedestal)
-        for index in range(first_left, listed):
-            value[places[index] - i * count] = zero
-        if add:
-            for k in range(count):
-                out[k] += value[k] * scale[k] * times
+                arrived[k] = np.float32(lights[k]) * light_unit + row_light + light_term[k]
         else:
             for k in range(count):
-                out[k] = value[k] * scale[k] * times
-    return saturated, listed
+                arrived[k] = row_light
+    else:
+        sums = block.sums[number, row]
+        for k in range(count):
+            arrived[k] = np.float32(sums[k]) * light_unit + row_light + light_term[k]
+    if block.source.shape[2] > 0:
+        factors, frame, first = block.source[exposure, row], block.frame, block.first
+        for start in range(first // frame * frame, first + count, frame):
+            factor = factors[start // frame]
+            low, high = max(start - first, 0), min(start + frame - first, count)
+            for k in range(low, high):
+                arrived[k] *= factor
+            if detector.balanced:
+                for k in range(low, high):
+                    value[k] *= factor
+    if not detector.balanced:
+        for k in range(count):
+            value[k] = arrived[k] * inverse_gain
 
 
 @_compiled
-def read_block(y: Any, add: bool, reading: Any, detector: Any, noise: Any, left: Any) -> Any:
-    """Read a block of outputs as `read_rows` does; the named tuples are given as plain tuples."""
-    fields = (*reading[:-1], Converter(*reading[-1]))
-    return read_rows(
-        y, add, Reading(*fields), Detector(*detector), NoiseKeys(*noise), LeftOutputs(*left)
+def read_segment(
+    y: Any, add: bool, block: Block, detector: Detector, noise: NoiseKeys, tables: Tables,
+    space: Space,
+) -> int:  # fmt: skip
+    """Read every output of a segment, and store it in y [n, width] or add it; see `detection`.
+
+    Parameters
+    ----------
+    noise : its key is empty for light without photons
+    """
+    converter, rails, saturated = block.converter, detector.rails, 0
+    count, last_pedestal = converter.scale.size, np.float32(-1)
+    value, total = space.value[:count], space.total[:count]
+    width, inverse = space.width[:count], space.inverse[:count]
+    has_codes = detector.converts == 2 and not detector.balanced
+    is_even = detector.balanced and block.sums.shape[0] == 1 and block.source.shape[2] == 0
+    gain, scale = np.float32(block.gains[1]), converter.scale
+    for i in range(y.shape[0]):
+        rows = block.rows
+        terms = (
+            rows[0, i], rows[1, i], rows[2, i], rows[3, i], rows[4, i], rows[5, i], rows[6, i],
+        )  # fmt: skip
+        pedestal, times, out = rows[3, i], rows[7, i], y[i]
+        if has_codes and pedestal != last_pedestal:
+            limit, inverse_steps = converter.limit, np.float32(detector.codes[2])
+            for k in range(count):
+                width[k] = (limit[k] + pedestal) * inverse_steps
+                inverse[k] = np.float32(1) / width[k]
+            last_pedestal = pedestal
+        for reading in range(rails * detector.exposures):
+            exposure = reading // rails
+            if exposure and not block.minus[i]:
+                break
+            _light_of(space, block, i, reading, detector)
+            if noise.key.size:
+                name = noise.segment << 8 | reading << 4
+                saturated += _add_noise(
+                    space, count, block.first, is_even, terms, gain, noise.rows[i], name,
+                    noise.key, detector, tables,
+                )  # fmt: skip
+            saturated += _convert(space, count, converter, pedestal, detector)
+            if reading == 0:
+                for k in range(count):
+                    total[k] = value[k]
+            elif exposure == reading % rails:
+                for k in range(count):
+                    total[k] += value[k]
+            else:
+                for k in range(count):
+                    total[k] -= value[k]
+        if has_codes:
+            for k in range(count):
+                total[k] *= width[k]
+            if rails == 1:
+                for k in range(count):
+                    total[k] -= pedestal
+        if add:
+            for k in range(count):
+                out[k] += total[k] * scale[k] * times
+        else:
+            for k in range(count):
+                out[k] = total[k] * scale[k] * times
+    return saturated
+
+
+@_compiled
+def read_block(y: Any, add: bool, plain: Any, detector: Any, noise: Any, tables: Any) -> int:
+    """Read a block as `read_segment` does; the named tuples are given as plain tuples.
+
+    Parameters
+    ----------
+    plain : sums [kinds, n, width] and converter, then the other fields of `Block`
+    """
+    block = Block(
+        plain[2], plain[0], plain[3], plain[4], plain[5], plain[6], plain[7], plain[8], plain[9],
+        plain[10], Converter(*plain[1]),
+    )  # fmt: skip
+    space = _space_for(block.converter.scale.size)
+    return read_segment(
+        y, add, block, Detector(*detector), NoiseKeys(*noise), Tables(*tables), space
     )
 
 
@@ -650,182 +1033,512 @@ def add_cross(y: Any, column: int, cross: CrossTerms) -> None:
             out[k] = np.float32(np.float64(out[k]) + one * cross.p[k] + other * cross.q[k])
 
 
-# --- fused products ------------------------------------------------------------------------------
+# --- whole products ------------------------------------------------------------------------------
+
+ONE_SUM, WITH_LIGHT, TWO_EXPOSURES, FOUR_READINGS = 0, 1, 2, 3
 
 
-class FusedSegment(NamedTuple):
-    """One segment of weights for `read_fused`; the last two fields travel as plain tuples.
+class Bench(NamedTuple):
+    """The constants of a bench for `multiply`.
 
     Parameters
     ----------
-    first, length : the columns of the input that the segment shows
+    scheme : `ONE_SUM` of the signed rows; `WITH_LIGHT`, a second one of the magnitudes; of x+ and
+        x- with all weights (`TWO_EXPOSURES`) or with both sides of them (`FOUR_READINGS`)
     levels : on each side of zero; with the offset encoding, from least to largest number
     centre : level of zero with the offset encoding; -1 without
-    largest : magnitude of inputs up to which float32 can hold the results
-    weights, lights : from `packed`: what is read, and what lights the detectors
-    has_light : whether `lights` are multiplied; otherwise the light is only the row's term
-    per_sum, dark, units, light_term : of `ReadingRule`; light_term [M]
-    total_per_sum, total_dark, total_unit, columns : of `InputExposure`; columns int64 [K] or [0]
-    row_terms : the `RowTerms` that all rows share, float32 [8]
-    leak, unit : of the offset encoding: x = scale t(u) + low, t = leak + unit times the level
-    passed : sum of t over a row of centred zeros
-    total, low : `EncodedWeights.total` and `low`, float64 [M]
-    quantiles : of `noise`
+    leak, unit : of an exposure: t = leak + unit X (`encoding.input_steps`)
+    true_leak : of the modulator
+    light_unit, gains, per_sum, rail_unit, rail_constant : see `Block` and `encoding.Rail`
+    dark : light of the leak, if it depends neither on the row nor on the output, per column
+    total_unit : light per sum with the columns of the weights
+    value_unit : `ReadingRule.unit`
+    photons, per_mac, entering_per_mac : the light level, one of three; 0 for the others
+    source_rms, frame, vectors : brightness of exposures: of `frame` outputs and `vectors` rows
     """
 
-    first: int
-    length: int
+    scheme: int
     levels: float
     centre: int
-    largest: float
-    weights: Any
-    lights: Any
-    has_light: bool
-    per_sum: float
-    dark: float
-    units: tuple[float, ...]
-    light_term: Any
-    total_per_sum: float
-    total_dark: float
-    total_unit: float
-    columns: Any
-    row_terms: Any
     leak: float
     unit: float
-    passed: float
-    total: Any
-    low: Any
-    quantiles: Any
-    converter: Any
-    detector: Any
+    true_leak: float
+    light_unit: tuple[float, float]
+    gains: tuple[float, float]
+    per_sum: tuple[float, float]
+    rail_unit: tuple[float, float]
+    rail_constant: tuple[float, float]
+    dark: float
+    total_unit: float
+    value_unit: float
+    photons: float
+    per_mac: float
+    entering_per_mac: float
+    source_rms: float
+    frame: int
+    vectors: int
 
 
-@_compiled
-def _encode_fused(x: Any, segment: FusedSegment, integers: Any, sums: Any, scales: Any) -> Any:
-    """Encode rows x into int16 `integers` [n, K], `sums` [n, 2] and `scales` [n].
-
-    Returns
-    -------
-    whether all rows are finite and small enough, and a[n] and b[n] of `CrossTerms`
-    """
-    n, length = integers.shape
-    lows, shown = np.zeros(n), np.zeros(n)
-    reach = scales
-    if segment.centre < 0:
-        encode_signed(x, segment.first, segment.levels, integers, scales, sums)
-    else:
-        edges = np.empty((n, 2))
-        encode_offset(x, segment.first, segment.levels, segment.centre, integers, edges, sums)
-        reach = np.maximum(-edges[:, 0], edges[:, 1])
-        for i in range(n):
-            scales[i] = (edges[i, 1] - edges[i, 0]) / (1 - segment.leak)
-            lows[i] = edges[i, 0] - segment.leak * scales[i]
-            passed = segment.passed + segment.unit * sums[i, 0]
-            sum_shown = scales[i] * passed + length * lows[i]
-            shown[i] = sum_shown - length * lows[i]
-    fits = True
-    for i in range(n):
-        if not reach[i] <= segment.largest:
-            fits = False
-    return fits, lows, shown
-
-
-@_compiled
-def _total_light(segment: FusedSegment, integers: Any, sums: Any, lit: int) -> float:
-    """Return the light of all outputs, in element pairs, from column `lit` of the sums."""
-    total, n = 0.0, len(sums)
-    for i in range(n):
-        total += segment.total_per_sum * sums[i, lit] + segment.total_dark
-    if segment.row_terms[7] > 0 and segment.columns.size:
-        with_columns = np.empty((n, 2), np.int64)
-        sums_with(integers, segment.columns, with_columns)
-        for i in range(n):
-            total += segment.total_unit * np.float64(with_columns[i, lit])
-    return total
-
-
-@_compiled
-def read_fused(
-    x: Any, y: Any, add: bool, first: int, last: int, rows: Any, keys: Any, plain: Any
-) -> Any:
-    """Store products with outputs `first` to `last` of a segment in y [n, M], or add them.
-
-    The steps are those of `row_block.RowBlock` for one exposure and reading, with the same bits.
+class Weights(NamedTuple):
+    """The weights of a product for `multiply`; all arrays may have space for more.
 
     Parameters
     ----------
-    rows : ids of the rows, uint64 [n]
-    keys : `stream_keys` of one stream, uint64 [1, 3, 2]
-    plain : `FusedSegment` as plain tuples
+    bytes_ : of each matrix as `packed`; each segment begins at a multiple of four columns
+    sums : of max(W, 0) and max(-W, 0) over a segment, int32 [m, segments, 2, M]; with the offset
+        encoding the first is that of W
+    columns : sums over the outputs that light depends on, int64 [m, K]; [m, 0] without
+    scale, low, total : of `EncodedWeights`, float64 [m, segments, M]
+    limit, inverse_step, factor : of `Converter`, float32 [m, segments, M]
+    segments : first column, length, and first stored column, int64 [segments, 3]
+    largest : magnitude of inputs of each segment up to which float32 can hold the results
+    outputs : M
+    """
+
+    bytes_: Any
+    sums: Any
+    columns: Any
+    scale: Any
+    low: Any
+    total: Any
+    limit: Any
+    inverse_step: Any
+    factor: Any
+    segments: Any
+    largest: Any
+    outputs: int
+
+
+class Lines(NamedTuple):
+    """The encoded rows of one matrix, for all segments.
+
+    Parameters
+    ----------
+    shown : int8 [n, variants, stored columns]
+    starts : -128 times the sum of each line, int32 [segments, variants, n]
+    row_light, terms, minus, source : see `Block`, with the segments as first axis
+    scale, low, passed : of x, float64 [segments, n]; low and passed of the offset encoding only
+    """
+
+    shown: Any
+    starts: Any
+    row_light: Any
+    terms: Any
+    minus: Any
+    source: Any
+    scale: Any
+    low: Any
+    passed: Any
+
+
+@_compiled
+def _lines_for(n: int, bench: Bench, weights: Weights, detector: Detector) -> Any:
+    """Return space for `Lines`."""
+    segments = len(weights.segments)
+    variants = 1 if bench.scheme == ONE_SUM else 2
+    stored = weights.segments[segments - 1, 2] + (weights.segments[segments - 1, 1] + 3) // 4 * 4
+    readings = detector.rails * detector.exposures
+    frames = 0
+    if bench.source_rms > 0:
+        frames = (weights.outputs + bench.frame - 1) // bench.frame
+    return Lines(
+        np.zeros((n, variants, stored), np.int8),
+        np.empty((segments, variants, n), np.int32),
+        np.empty((segments, readings, n), np.float32),
+        np.empty((segments, 8, n), np.float32),
+        np.zeros((segments, n), np.bool_),
+        np.ones((segments, detector.exposures, n, frames), np.float32),
+        np.empty((segments, n)),
+        np.zeros((segments, n)),
+        np.zeros((segments, n)),
+    )
+
+
+@_compiled
+def _encode_lines(
+    x: Any, s: int, bench: Bench, weights: Weights, lines: Lines, integers: Any, sums: Any
+) -> bool:
+    """Encode rows x for segment `s`; return whether they are finite and small enough."""
+    n = len(x)
+    first, length, stored = weights.segments[s, 0], weights.segments[s, 1], weights.segments[s, 2]
+    scale, largest, fits = lines.scale[s], weights.largest[s], True
+    numbers = integers[:, :length]
+    if bench.centre < 0:
+        encode_signed(x, first, bench.levels, numbers, scale, sums)
+        for i in range(n):
+            fits &= scale[i] <= largest
+    else:
+        edges = np.empty((n, 2))
+        encode_offset(x, first, bench.levels, bench.centre, numbers, edges, sums)
+        for i in range(n):
+            fits &= max(-edges[i, 0], edges[i, 1]) <= largest
+            scale[i] = (edges[i, 1] - edges[i, 0]) / (1 - bench.true_leak)
+            lines.low[s, i] = edges[i, 0] - bench.true_leak * scale[i]
+            passed = length * bench.leak + bench.unit * sums[i, 0]
+            total = scale[i] * passed + length * lines.low[s, i]
+            lines.passed[s, i] = total - length * lines.low[s, i]
+    for i in range(n):
+        row, one = numbers[i], lines.shown[i, 0, stored : stored + length]
+        if bench.scheme == ONE_SUM:
+            for k in range(length):
+                one[k] = np.int8(row[k])
+            lines.starts[s, 0, i] = np.int32(-128 * sums[i, 0])
+            continue
+        other = lines.shown[i, 1, stored : stored + length]
+        plus, minus = (sums[i, 1] + sums[i, 0]) / 2, (sums[i, 1] - sums[i, 0]) / 2
+        if bench.scheme == WITH_LIGHT:
+            for k in range(length):
+                one[k] = np.int8(row[k])
+                other[k] = np.int8(abs(row[k]))
+            lines.starts[s, 0, i] = np.int32(-128 * sums[i, 0])
+        else:
+            for k in range(length):
+                one[k] = np.int8(max(row[k], np.int16(0)))
+                other[k] = np.int8(max(-row[k], np.int16(0)))
+            lines.minus[s, i] = minus > 0
+            lines.starts[s, 0, i] = np.int32(-128 * plus)
+            lines.starts[s, 1, i] = np.int32(-128 * minus)
+    return fits
+
+
+@_inlined
+def _lit_sum(sums: Any, i: int, exposure: int, bench: Bench) -> float:
+    """Return the sum of the integers that light an exposure of row `i`."""
+    if bench.scheme >= TWO_EXPOSURES:
+        return (sums[i, 1] + sums[i, 0]) / 2 if exposure == 0 else (sums[i, 1] - sums[i, 0]) / 2
+    return sums[i, 0] if bench.centre >= 0 else sums[i, 1]
+
+
+@_inlined
+def _light_sum(sums: Any, rail: int, output: int, bench: Bench) -> Any:
+    """Return the sum of the weights that light a rail."""
+    plus, minus = np.int64(sums[0, output]), np.int64(sums[1, output])
+    if bench.scheme == WITH_LIGHT:
+        return plus + minus
+    if bench.scheme == FOUR_READINGS:
+        return minus if rail else plus
+    return plus - minus
+
+
+@_inlined
+def _row_terms(
+    terms: Any, i: int, photons: float, times: float, bench: Bench, detector: Detector
+) -> None:
+    """Store `RowTerms` of row `i`, as `Detector.row_terms` does."""
+    gain = detector.gain * bench.value_unit
+    for term in range(7):
+        terms[term, i] = 0
+    terms[4, i] = np.inf
+    if photons > 0:
+        per_value = 1 / (photons * gain)
+        detectors = 2 if detector.balanced else 1
+        terms[0, i] = np.float32(per_value / gain)
+        terms[1, i] = np.float32(detector.variance * per_value * per_value)
+        terms[2, i] = np.float32((128.0 - detectors * detector.dark) / photons)
+        terms[3, i] = np.float32(detector.pedestal * per_value)
+        terms[4, i] = np.float32(detector.nearly_full / photons)
+        terms[5, i] = np.float32(photons)
+        terms[6, i] = np.float32(per_value)
+    terms[7, i] = np.float32(times)
+
+
+@_compiled
+def _light_rows(
+    s: int, matrix: int, bench: Bench, weights: Weights, detector: Detector, lines: Lines,
+    integers: Any, sums: Any, light: Any,
+) -> None:  # fmt: skip
+    """Compute the light of rows: what each reading and its noise need, and the photons of each."""
+    n, rails, outputs = len(light), detector.rails, weights.outputs
+    length, first = weights.segments[s, 1], weights.segments[s, 0]
+    terms, leak = lines.terms[s], bench.leak
+    if bench.scheme < TWO_EXPOSURES and bench.centre < 0:
+        leak = 2 * bench.leak  # x+ and x- side by side
+    constant = bench.dark * length * outputs
+    if bench.dark == 0:
+        for rail in range(rails):
+            total = np.int64(0)
+            for o in range(outputs):
+                total += _light_sum(weights.sums[matrix, s], rail, o, bench)
+            unit, each = bench.rail_unit[rail], bench.rail_constant[rail] * length
+            constant += leak * (unit * total + each * outputs)
+    per_sum = 0.0
+    for rail in range(rails):
+        per_sum += bench.per_sum[rail] * outputs
+    columns = weights.columns[matrix]
+    both = np.zeros((n, 2), np.int64)
+    if columns.size and (bench.photons > 0 or bench.per_mac > 0 or bench.entering_per_mac > 0):
+        sums_with(integers[:, :length], columns[first : first + length], both)
+    for i in range(n):
+        row_light, entering = 0.0, 0.0
+        for exposure in range(detector.exposures):
+            lit = _lit_sum(sums, i, exposure, bench)
+            for rail in range(rails):
+                own = bench.per_sum[rail] * lit
+                if bench.dark != 0:
+                    own += bench.dark * length
+                lines.row_light[s, exposure * rails + rail, i] = np.float32(own)
+            if exposure and not lines.minus[s, i]:
+                break
+            of_exposure = per_sum * lit + constant
+            if columns.size:
+                signed, magnitude = np.float64(both[i, 0]), np.float64(both[i, 1])
+                part = magnitude if bench.centre < 0 else signed
+                if bench.scheme >= TWO_EXPOSURES:
+                    part = (magnitude + signed) / 2 if exposure == 0 else (magnitude - signed) / 2
+                of_exposure += bench.total_unit * part
+            of_entering = bench.unit * lit + leak * length
+            if exposure:
+                row_light = row_light + of_exposure
+                entering = entering + of_entering
+            else:
+                row_light, entering = of_exposure, of_entering
+        photons, is_lit = bench.photons, True
+        if bench.per_mac > 0 or bench.entering_per_mac > 0:
+            base, wanted = row_light, bench.per_mac * outputs
+            if bench.entering_per_mac > 0:
+                base, wanted = entering, bench.entering_per_mac
+            is_lit = base > 0
+            photons = wanted * length / base if is_lit else 1.0
+        light[i] = photons * row_light if is_lit else 0.0
+        times = lines.scale[s, i] * (detector.gain if bench.centre >= 0 else 1.0)
+        _row_terms(terms, i, photons, times, bench, detector)
+
+
+@_compiled
+def _source_rows(
+    s: int, bench: Bench, lines: Lines, rows: Any, drift: Any, key: Any, tables: Tables
+) -> None:
+    """Compute the brightness of each row's exposures; rows that share one are neighbours."""
+    rms, exposures = np.float32(bench.source_rms), lines.source.shape[1]
+    if not lines.source.shape[3]:
+        return
+    for exposure in range(exposures):
+        last = np.uint64(0)
+        for i in range(len(rows)):
+            factors = lines.source[s, exposure, i]
+            position = rows[i] & np.uint64(0xFFFFFF)
+            shown = rows[i] - position % np.uint64(bench.vectors)
+            if bench.source_rms > 0:
+                if i and shown == last:
+                    factors[:] = lines.source[s, exposure, i - 1]
+                else:
+                    name = s << 8 | exposure << 4 | SOURCE
+                    _source_factors(factors, rms, shown, name, key, tables.normal)
+            last = shown
+        if drift.size:
+            for i in range(len(rows)):
+                lines.source[s, exposure, i] *= drift[i]
+
+
+@_compiled
+def _multiply_panel(
+    lines: Any, s: int, low: int, high: int, column: int, bench: Bench, weights: Weights,
+    matrix: int, product: Any,
+) -> None:  # fmt: skip
+    """Multiply rows `low` to `high` with a panel of outputs: into int32 [kinds, n, width]."""
+    length, stored = weights.segments[s, 1], weights.segments[s, 2]
+    steps, k = (length + 3) // 4, stored // 4
+    shown, starts, bytes_ = lines.shown[low:high], lines.starts[s, :, low:high], weights.bytes_[matrix]
+    first = shown[:, 0, stored:]
+    if bench.scheme == FOUR_READINGS:
+        multiply_bytes(first, starts[0], bytes_, k, steps, column, 2, product[:2])
+    else:
+        multiply_bytes(first, starts[0], bytes_, k, steps, column, 0, product[:1])
+    if bench.scheme == ONE_SUM or (bench.scheme >= TWO_EXPOSURES and not lines.minus[s, low:high].any()):
+        return
+    second = shown[:, 1, stored:]
+    if bench.scheme == WITH_LIGHT:
+        multiply_bytes(second, starts[1], bytes_, k, steps, column, 1, product[1:2])
+    elif bench.scheme == TWO_EXPOSURES:
+        multiply_bytes(second, starts[1], bytes_, k, steps, column, 0, product[1:2])
+    else:
+        multiply_bytes(second, starts[1], bytes_, k, steps, column, 2, product[2:4])
+
+
+@_compiled
+def _light_terms(
+    term: Any, s: int, matrix: int, column: int, width: int, bench: Bench, weights: Weights,
+    detector: Detector,
+) -> None:  # fmt: skip
+    """Store the outputs' terms of the light in `term` float32 [2, width]."""
+    leak, sums = bench.leak, weights.sums[matrix, s]
+    length = weights.segments[s, 1]
+    if bench.scheme < TWO_EXPOSURES and bench.centre < 0:
+        leak = 2 * bench.leak
+    for rail in range(detector.rails):
+        unit, each = bench.rail_unit[rail], bench.rail_constant[rail] * length
+        for k in range(width):
+            passed = unit * _light_sum(sums, rail, column + k, bench) + each
+            term[rail, k] = np.float32(leak * passed)
+
+
+@_compiled
+def _add_digital(
+    y: Any, s: int, matrix: int, low: int, column: int, bench: Bench, weights: Weights,
+    detector: Detector, lines: Lines,
+) -> None:  # fmt: skip
+    """Add the digital correction of a segment to y [n, width]; see `CrossTerms`."""
+    n, width = y.shape
+    if bench.centre >= 0:
+        total, low_w = weights.total[matrix, s], weights.low[matrix, s]
+        for i in range(n):
+            a, b, out = lines.low[s, low + i], lines.passed[s, low + i], y[i]
+            for k in range(width):
+                digital = np.float64(out[k]) + a * total[column + k]
+                out[k] = np.float32(digital + b * low_w[column + k])
+    elif bench.scheme >= TWO_EXPOSURES and bench.leak > 0:
+        scale, sums = weights.scale[matrix, s], weights.sums[matrix, s]
+        length = weights.segments[s, 1]
+        for i in range(n):
+            if lines.minus[s, low + i]:
+                continue
+            a, out = -lines.scale[s, low + i], y[i]
+            for k in range(width):
+                plus = bench.rail_unit[0] * _light_sum(sums, 0, column + k, bench)
+                minus = bench.rail_unit[1] * _light_sum(sums, 1, column + k, bench)
+                plus += length * bench.rail_constant[0]
+                minus += length * bench.rail_constant[1]
+                leaked = bench.leak / detector.gain * (plus - minus) * scale[column + k]
+                out[k] = np.float32(np.float64(out[k]) + a * leaked)
+
+
+@_compiled
+def multiply(
+    x: Any, y: Any, rows: Any, drift: Any, task: Any, plain_bench: Any, plain_weights: Any,
+    plain_detector: Any, key: Any, plain_tables: Any, light: Any, second: Any,
+) -> Any:  # fmt: skip
+    """Store products of rows x [m, n, K] in y [m, n, M]: encode, multiply, read and scale.
+
+    Parameters
+    ----------
+    rows : ids, uint64 [m, n]
+    drift : brightness of each row, float32 [m, n]; [m, 0] without
+    task : first and last matrix, row and output (the first output a multiple of 128)
+    key : `product_key`
+    light : of each row in photons, float64 [segments, m, n], result
+    second : rows with an exposure of x-, int64 [segments, m], result
 
     Returns
     -------
-    saturated, outputs that are left to numpy (-1 if a row is too large or not finite), light in
-    element pairs
+    saturated values; -1 if a row is too large or not finite
     """
-    segment, converter, detector = FusedSegment(*plain), Converter(*plain[-2]), Detector(*plain[-1])
-    n, length, outputs = x.shape[0], segment.length, converter.scale.size
-    noise = NoiseKeys(rows, keys, (outputs + 15) // 16 * 16, outputs, segment.quantiles)
-    integers, scales, sums = np.empty((n, length), np.int16), np.empty(n), np.empty((n, 2))
-    fits, lows, shown = _encode_fused(x, segment, integers, sums, scales)
-    if not fits:
-        return 0, -1, 0.0
-    lit = 1 if detector.balanced else 0
-    total = _total_light(segment, integers, sums, lit) if first == 0 else 0.0
-    terms = np.empty((8, n), np.float32)
-    for i in range(n):
-        for term in range(8):
-            terms[term, i] = segment.row_terms[term]
-        own = segment.per_sum * sums[i, lit]
-        if segment.dark != 0:
-            own += segment.dark
-        terms[0, i] = np.float32(own)
-        terms[6, i] = np.float32(scales[i] if segment.centre < 0 else scales[i] * detector.gain)
-    padded = (length + 3) // 4 * 4
-    left, starts = np.empty((n, padded), np.int8), np.empty(n, np.int32)
-    bytes_of(integers, False, left, starts)
-    lit_left, lit_starts = left, starts
-    has_photons = segment.row_terms[7] > 0
-    with_light = segment.has_light and has_photons
-    if with_light:
-        lit_left, lit_starts = np.empty((n, padded), np.int8), np.empty(n, np.int32)
-        bytes_of(integers, True, lit_left, lit_starts)
-    panel = 256 if n > 4 else 4096
-    most = n * min(panel, outputs) if has_photons else 0
-    others = LeftOutputs(
-        np.empty(most, np.int64), np.empty(most, np.float32), np.empty(most, np.uint64)
-    )
-    no_light, no_source = np.empty((n, 0), np.int32), np.empty((n, 0), np.float32)
-    saturated, listed = 0, 0
-    for column in range(first, last, panel):
-        end = min(column + panel, last)
-        width = (end - column + 63) // 64 * 64 if HAS_DOT else end - column
-        product, of_light = np.empty((n, width), np.int32), no_light
-        multiply_bytes(left, starts, segment.weights, column, False, product)
-        if with_light:
-            of_light = np.empty((n, width), np.int32)
-            multiply_bytes(lit_left, lit_starts, segment.lights, column, True, of_light)
-        of_panel = Converter(
-            converter.limit[column:end],
-            converter.inverse_step[column:end],
-            converter.scale[column:end],
-            None,
-        )
-        reading = Reading(
-            column,
-            product,
-            of_light,
-            segment.units,
-            terms,
-            segment.light_term[column:end],
-            no_source,
-            outputs,
-            of_panel,
-        )
-        more, few = read_rows(y, add, reading, detector, noise, others)
-        saturated += more
-        listed += few
-        if segment.centre >= 0:
-            cross = CrossTerms(lows, segment.total[column:end], shown, segment.low[column:end])
-            add_cross(y, column, cross)
-    return saturated, listed, total
+    bench, weights = Bench(*plain_bench), Weights(*plain_weights)
+    detector, tables = Detector(*plain_detector), Tables(*plain_tables)
+    first_matrix, last_matrix, first_row, last_row, first_output, last_output = task
+    segments, n, saturated = len(weights.segments), last_row - first_row, 0
+    longest = 0
+    for s in range(segments):
+        longest = max(longest, weights.segments[s, 1])
+    lines = _lines_for(n, bench, weights, detector)
+    integers, sums = np.empty((n, longest), np.int16), np.empty((n, 2))
+    step, panel = min(n, 32), 512 if n <= 4 else 256
+    kinds = 1 if bench.scheme == ONE_SUM else (4 if bench.scheme == FOUR_READINGS else 2)
+    has_light = bench.photons > 0 or bench.per_mac > 0 or bench.entering_per_mac > 0
+    of_noise = key if has_light else key[:0]
+    if bench.scheme == WITH_LIGHT and not has_light:
+        kinds = 1
+    product = np.empty((max(kinds, 2), step, panel), np.int32)
+    space = _space_for(panel)
+    light_term = np.empty((2, panel), np.float32)
+    for matrix in range(first_matrix, last_matrix):
+        ids = rows[matrix, first_row:last_row]
+        for s in range(segments):
+            part = x[matrix, first_row:last_row]
+            if not _encode_lines(part, s, bench, weights, lines, integers, sums):
+                return -1
+            of_rows = light[s, matrix, first_row:last_row]
+            _light_rows(s, matrix, bench, weights, detector, lines, integers, sums, of_rows)
+            own_drift = drift[matrix, first_row:last_row] if drift.shape[1] else drift[matrix]
+            _source_rows(s, bench, lines, ids, own_drift, key, tables)
+            if first_output == 0:
+                second[s, matrix] = lines.minus[s].sum()
+        for column in range(first_output, last_output, panel):
+            end = min(column + panel, last_output)
+            width = end - column
+            tiles = (width + 63) // 64 * 64
+            for s in range(segments):
+                converter = Converter(
+                    weights.limit[matrix, s, column:end],
+                    weights.inverse_step[matrix, s, column:end],
+                    weights.factor[matrix, s, column:end],
+                )
+                _light_terms(light_term, s, matrix, column, width, bench, weights, detector)
+                for low in range(0, n, step):
+                    high = min(low + step, n)
+                    sums_of = product[:kinds, : high - low, :tiles]
+                    _multiply_panel(
+                        lines, s, low, high, column, bench, weights, matrix,
+                        product[:, : high - low, :tiles],
+                    )  # fmt: skip
+                    block = Block(
+                        column, sums_of, bench.light_unit, bench.gains,
+                        lines.row_light[s, :, low:high], lines.terms[s, :, low:high], light_term,
+                        lines.minus[s, low:high], lines.source[s, :, low:high], bench.frame,
+                        converter,
+                    )  # fmt: skip
+                    own = NoiseKeys(of_noise, ids[low:high], s)
+                    out = y[matrix, first_row + low : first_row + high, column:end]
+                    saturated += read_segment(out, s > 0, block, detector, own, tables, space)
+                    _add_digital(out, s, matrix, low, column, bench, weights, detector, lines)
+    return saturated
+
+
+@_inlined
+def _store_byte(bytes_: Any, output: int, column: int, level: int) -> None:
+    bytes_[output // 64, column // 4, output % 64, column % 4] = np.uint8(level + 128)
+
+
+@_inlined
+def _store_plain(bytes_: Any, output: int, column: int, level: int) -> None:
+    bytes_[output, column] = np.int8(level)
+
+
+_store = _store_byte if HAS_DOT else _store_plain
+
+
+@_compiled
+def pack_weights(
+    w: Any, span: Any, lowest: Any, matrix: int, first: int, last: int, s: int, begin: int,
+    end: int, levels: int, centre: int, lit: int, plain: Any,
+) -> int:  # fmt: skip
+    """Round weights to levels and store them in `Weights`; return how many saturated.
+
+    Parameters
+    ----------
+    w : float32 [M, K] of one matrix
+    span, lowest : range of `levels` levels, and the number at level 0, of each output: float64 and
+        float32 [M]
+    first, last : outputs
+    s, begin, end : segment, and its columns of w that are stored
+    lit : which sums over the outputs are kept: 0 none, 1 of the magnitudes, -1 of the integers
+    """
+    weights, saturated = Weights(*plain), 0
+    bytes_, columns, sums = weights.bytes_[matrix], weights.columns[matrix], weights.sums[matrix, s]
+    shift = weights.segments[s, 2] - weights.segments[s, 0]
+    least, most, middle = np.float32(0 if centre >= 0 else -levels), np.float32(levels), 0
+    if centre >= 0:
+        middle = centre
+    steps = np.empty(64, np.float32)
+    for tile in range(first // 64 * 64, last, 64):
+        top, bottom = max(tile, first), min(tile + 64, last)
+        for o in range(top, bottom):
+            step = min(levels / span[o], 3e38) if span[o] > 0 else 0.0
+            steps[o - tile] = np.float32(step)
+        for k in range(begin, end):
+            at = k + shift
+            column = np.int64(0)
+            for o in range(top, bottom):
+                number = np.rint((w[o, k] - lowest[o]) * steps[o - tile])
+                saturated += (number > most) | (number < least)
+                level = np.int32(min(max(number, least), most)) - middle
+                if centre >= 0:
+                    sums[0, o] += level
+                    column += level
+                else:
+                    sums[0, o] += max(level, 0)
+                    sums[1, o] += max(-level, 0)
+                    column += abs(level)
+                _store(bytes_, o, at, level)
+            if lit:
+                columns[k] += column
+    return saturated

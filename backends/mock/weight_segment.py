@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -21,7 +21,6 @@ class ReadingRule:
     Parameters
     ----------
     sign : of the reading in the signed sum
-    purpose : name of the reading's random stream
     operand : weights whose sums are read
     light : weights whose sums give the light of both detectors (balanced); None if constant
     unit : value per sum (balanced); 1 per reading, where the light gives the value
@@ -32,7 +31,6 @@ class ReadingRule:
     """
 
     sign: int
-    purpose: str
     operand: Operand
     light: Operand | None
     unit: float
@@ -70,9 +68,6 @@ class WeightSegment:
 
     Attributes
     ----------
-    has_codes : whether differences of rails are converted to codes of a fixed step
-    is_dim : whether a product had outputs that `fused` leaves to `RowBlock`
-    fused : what `fused` prepared, and its ranges
     largest : magnitude of inputs up to which float32 can hold the results
     """
 
@@ -84,8 +79,6 @@ class WeightSegment:
         self.is_fine = operand.is_wide
         peak = float((weights.scale + np.abs(weights.low)).max(initial=0))
         self.largest = LARGEST / max(self.length * peak, 1.0)
-        fixed = profile.readout_bits is not None and profile.readout_range != "ideal"
-        self.has_codes = detector.balanced and fixed
         self.unit, self.leak = input_steps(profile, self.is_fine)
         self.is_split = profile.detection == "per-reading" and profile.encoding != "offset"
         if self.is_split:
@@ -96,9 +89,7 @@ class WeightSegment:
         else:
             lit = "magnitude" if detector.balanced else "signed"
             self.exposures = (self._exposure(1, "signed", lit, (0,), detector),)
-        self.is_dim = False
         self._converter: tuple[Ranges | None, Converter] | None = None
-        self.fused: tuple[Ranges | None, tuple[Any, ...] | None] | None = None
 
     def _exposure(
         self, sign: int, variant: str, lit: str, read: tuple[int, ...], detector: Detector
@@ -118,9 +109,9 @@ class WeightSegment:
                 dark = leak * light.constant * self.length
                 constant += dark * shape[1]
             else:
-                sums = light.unit * light.operand.sums + light.constant * self.length
-                term = (leak * sums).astype(np.float32)
-                constant += leak * sums.sum(axis=1)
+                sums, each = light.operand.sums, light.constant * self.length
+                term = (leak * (light.unit * sums + each)).astype(np.float32)
+                constant += leak * (light.unit * sums.sum(axis=1) + each * shape[1])
                 ratio = round(light.unit / abs(light.unit))
                 part = ratio * light.operand.columns
                 columns = part if columns is None else columns + part
@@ -130,7 +121,6 @@ class WeightSegment:
             rules.append(
                 ReadingRule(
                     sign * rail_sign,
-                    f"reading {sign} {rail_sign if self.is_split else 0}",
                     rail.operand,
                     light.operand if detector.balanced else None,
                     unit,
@@ -149,27 +139,35 @@ class WeightSegment:
         """Return the converters of segment `index` of all outputs: [m, M] each."""
         stored = self._converter
         if stored is None or stored[0] is not ranges:
-            unit = self.exposures[0].rules[0].unit
-            limit = self._limit(profile, ranges, index)
-            limit = np.broadcast_to(np.where(limit > 0, limit, 1.0), self.weights.shape[:2]) / unit
-            steps = max(2.0 ** (profile.readout_bits or 0) - 1, 1.0)
-            scale = unit * self.weights.scale
-            if self.has_codes:
-                scale = scale * (2 * limit / steps)
-            values = (limit, steps / (2 * limit), scale)
-            stored = ranges, Converter(*(np.array(value, dtype=np.float32) for value in values))
+            unit, matrices = self.exposures[0].rules[0].unit, self.weights.shape[0]
+            limit = readout_limit(profile, ranges, index, matrices, lambda: self.weights.bound)
+            limit = np.broadcast_to(limit, self.weights.shape[:2])
+            stored = ranges, Converter.of_limits(limit, unit, self.weights.scale, profile)
             self._converter = stored
         return stored[1]
 
-    def _limit(self, profile: OpticsProfile, ranges: Ranges | None, index: int) -> np.ndarray:
-        chosen = profile.readout_range
-        if chosen in (None, "ideal"):
-            return np.ones((1, 1))
-        if isinstance(chosen, float):
-            return np.full((1, 1), chosen)
-        if ranges is not None:
-            readout = ranges.readout.reshape(-1, *ranges.readout.shape[-2:])
-            readout = readout[:, min(index, readout.shape[1] - 1)]
-            return np.tile(readout, (self.weights.shape[0] // len(readout), 1))
-        bound = self.weights.bound
-        return bound.max(axis=1, initial=0, keepdims=True) if chosen == "per-matmul" else bound
+
+def readout_limit(
+    profile: OpticsProfile,
+    ranges: Ranges | None,
+    index: int,
+    matrices: int,
+    bound: Callable[[], np.ndarray],
+) -> np.ndarray:
+    """Return the read-out range of segment `index`, broadcastable to [m, M], in units of y.
+
+    Parameters
+    ----------
+    bound : returns the range [m, M] that follows from the weights
+    """
+    chosen = profile.readout_range
+    if chosen in (None, "ideal"):
+        return np.ones((1, 1))
+    if isinstance(chosen, float):
+        return np.full((1, 1), chosen)
+    if ranges is not None:
+        readout = ranges.readout.reshape(-1, *ranges.readout.shape[-2:])
+        readout = readout[:, min(index, readout.shape[1] - 1)]
+        return np.tile(readout, (matrices // len(readout), 1))
+    of_rows = bound()
+    return of_rows.max(axis=1, initial=0, keepdims=True) if chosen == "per-matmul" else of_rows

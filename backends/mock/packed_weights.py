@@ -1,0 +1,316 @@
+"""`PackedWeights`: weights as bytes, for products in one compiled call (`kernels.multiply`).
+
+They serve every bench whose modulators have equal level steps of at most 8 bits, and whose ranges
+are fixed before the exposure. `row_block.RowBlock` serves all benches, with the same bits.
+
+The weights of a dynamic operand, such as keys, grow with the tokens: `PackedWeights.grow` encodes
+only those that are new.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ...instruments.environment import COMPILED
+from ..base import Ranges
+from ..device_timeline import Frames, frames_of
+from ..tiling import cuts
+from ..timing import ShotTiming
+from . import compiled_loops
+from .detection import Converter, single
+from .encoding import (
+    LARGEST,
+    has_levels,
+    input_steps,
+    modulator_leak,
+    offset_levels,
+    rail_constants,
+    signed_levels,
+    weight_bound,
+    weight_edges,
+)
+from .integer_products import LONGEST
+from .parameters import MockParameters
+from .weight_segment import readout_limit
+
+_TILE = 64  # outputs whose bytes are neighbours
+
+
+def can_pack(parameters: MockParameters, length: int) -> bool:
+    """Return whether weights [M, K] of a bench fit `PackedWeights`."""
+    profile, most = parameters.profile, parameters.geometry.inputs or length
+    return (
+        COMPILED
+        and has_levels(profile)
+        and profile.readout_range != "ideal"
+        and min(most, length) <= LONGEST
+    )
+
+
+class PackedWeights:
+    """Weight matrices [m, M, K] as bytes, and what their products need.
+
+    Attributes
+    ----------
+    shape : (m, M, K)
+    saturated : number of weights of each segment that exceeded their calibrated scale
+    """
+
+    def __init__(
+        self, weights: np.ndarray, parameters: MockParameters, ranges: Ranges | None
+    ) -> None:
+        self._parameters, self._ranges = parameters, ranges
+        self.shape = (weights.shape[0], 0, 0)
+        self.saturated: list[int] = []
+        self._plain: tuple[Any, ...] | None = None
+        self._converters: tuple[Ranges | None, tuple[np.ndarray, ...]] | None = None
+        self._frames: dict[tuple[int, ...], Frames] = {}
+        profile = parameters.profile
+        self._is_offset = profile.encoding == "offset"
+        levels = offset_levels if self._is_offset else signed_levels
+        self._levels = levels(profile.weight_bits)
+        self._arrays = self._space(weights.shape[1], weights.shape[2])
+        self.grow(weights)
+
+    # --- weights ---------------------------------------------------------------------------------
+
+    def grow(self, weights: np.ndarray) -> None:
+        """Encode the weights [m, M, K] beyond those that are there, which have not changed."""
+        matrices, outputs, length = weights.shape
+        _, old_outputs, old_length = self.shape
+        self._reserve(outputs, length)
+        self.shape = (matrices, outputs, length)
+        segments = self.segments = self._segments(length)
+        self.saturated += [0] * (len(segments) - len(self.saturated))
+        loops, profile = compiled_loops(), self._parameters.profile
+        edges = weight_edges(weights, profile, self._ranges)
+        plain = self._with(segments)
+        for s, (first, last) in enumerate(cuts(length, self._parameters.geometry.inputs)):
+            part = weights[:, :, first:last]
+            is_new = first >= old_length
+            if not is_new and last <= old_length and outputs <= old_outputs:
+                continue
+            span, lowest = self._scales(part, edges, s)
+            begin = first if is_new or outputs > old_outputs else old_length
+            top = 0 if is_new or last > old_length else old_outputs
+            if top == 0 and begin == first:  # a new segment
+                self._arrays["sums"][:, s] = 0
+            for matrix in range(matrices):
+                self.saturated[s] += loops.pack_weights(
+                    weights[matrix],
+                    span[matrix],
+                    lowest[matrix],
+                    matrix,
+                    top,
+                    outputs,
+                    s,
+                    begin,
+                    last,
+                    self._levels,
+                    (self._levels + 1) // 2 if self._is_offset else -1,
+                    self._lit,
+                    plain,
+                )
+            if self._is_offset:
+                self._add_digital(s, span, lowest, last - first)
+        self._plain = self._converters = None
+        self._frames.clear()
+
+    def _scales(
+        self, part: np.ndarray, edges: tuple[np.ndarray, np.ndarray] | None, s: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return span and least number of each output of a segment; store its scale."""
+        outputs, scale = part.shape[1], self._arrays["scale"][:, s]
+        if self._is_offset:
+            lowest, highest = (
+                (part.min(axis=-1), part.max(axis=-1))
+                if edges is None
+                else (edge[..., 0].astype(np.float32) for edge in edges)
+            )
+            span = highest.astype(np.float64) - lowest
+            scale[:, :outputs] = span / (1 - modulator_leak(self._parameters.profile))
+            return span, np.ascontiguousarray(lowest)
+        if edges is None:
+            span = np.maximum(part.max(axis=-1), -part.min(axis=-1)).astype(np.float64)
+        else:
+            span = np.ascontiguousarray(edges[1][..., 0])
+        scale[:, :outputs] = span
+        return span, np.zeros(span.shape, dtype=np.float32)
+
+    def _add_digital(self, s: int, span: np.ndarray, lowest: np.ndarray, length: int) -> None:
+        """Store the sums that the offset encoding adds digitally."""
+        arrays, outputs = self._arrays, self.shape[1]
+        leak = modulator_leak(self._parameters.profile)
+        scale = arrays["scale"][:, s, :outputs]
+        centre = (self._levels + 1) // 2
+        numbers = arrays["sums"][:, s, 0, :outputs].astype(np.float64) + centre * length
+        low = lowest - leak * scale
+        passed = length * leak + (1 - leak) / self._levels * numbers
+        arrays["low"][:, s, :outputs] = low
+        arrays["total"][:, s, :outputs] = scale * passed + length * low
+
+    @property
+    def _lit(self) -> int:
+        """Which sums over the outputs the total light needs; see `kernels.pack_weights`."""
+        profile = self._parameters.profile
+        if profile.encoding == "offset":
+            return -1
+        return 1 if profile.encoding == "abs-split" else 0
+
+    def _segments(self, length: int) -> np.ndarray:
+        """Return `kernels.Weights.segments`."""
+        table, stored = [], 0
+        for first, last in cuts(length, self._parameters.geometry.inputs):
+            table.append((first, last - first, stored))
+            stored += -(-(last - first) // 4) * 4
+        return np.array(table, dtype=np.int64).reshape(-1, 3)
+
+    def _space(self, outputs: int, length: int) -> dict[str, np.ndarray]:
+        """Return arrays for as many outputs and columns."""
+        matrices, segments = self.shape[0], self._segments(length)
+        stored = int(segments[-1, 2] + -(-segments[-1, 1] // 4) * 4)
+        each = (matrices, len(segments))
+        has_columns, offset = self._lit != 0, (*each, outputs) if self._is_offset else (*each, 0)
+        if compiled_loops().HAS_DOT:
+            tiles = -(-outputs // _TILE)
+            bytes_ = np.full((matrices, tiles, stored // 4, _TILE, 4), 128, dtype=np.uint8)
+        else:
+            bytes_ = np.zeros((matrices, outputs, stored), dtype=np.int8)
+        return {
+            "bytes": bytes_,
+            "sums": np.zeros((*each, 2, outputs), dtype=np.int32),
+            "columns": np.zeros((matrices, length if has_columns else 0), dtype=np.int64),
+            "scale": np.zeros((*each, outputs)),
+            "low": np.zeros(offset),
+            "total": np.zeros(offset),
+        }
+
+    def _reserve(self, outputs: int, length: int) -> None:
+        """Take twice the space if the weights do not fit."""
+        arrays = self._arrays
+        old_outputs, stored = arrays["scale"].shape[2], arrays["bytes"].shape[2]
+        stored *= 4 if compiled_loops().HAS_DOT else 1
+        segments = self._segments(length)
+        needed = segments[-1, 2] + -(-segments[-1, 1] // 4) * 4
+        if outputs <= old_outputs and needed <= stored:
+            return
+        most = max(outputs, 2 * old_outputs) if outputs > old_outputs else old_outputs
+        longest = 2 * length if needed > stored else max(length, self.shape[2])
+        self._arrays = self._space(most, longest)
+        for name, new in self._arrays.items():
+            old = arrays[name]
+            place = tuple(slice(0, min(a, b)) for a, b in zip(old.shape, new.shape, strict=True))
+            new[place] = old[place]
+
+    # --- products --------------------------------------------------------------------------------
+
+    def plain(self, ranges: Ranges | None) -> tuple[Any, ...]:
+        """Return `kernels.Weights` as a plain tuple, with the converters of some ranges."""
+        if self._plain is None or self._converters is None or self._converters[0] is not ranges:
+            segments = self.segments
+            self._converters = ranges, self._converter(ranges, len(segments))
+            self._plain = self._with(segments, *self._converters[1])
+        return self._plain
+
+    def _with(self, segments: np.ndarray, *converters: np.ndarray) -> tuple[Any, ...]:
+        arrays, none = self._arrays, np.zeros((0, 0, 0), dtype=np.float32)
+        of_weights = ("bytes", "sums", "columns", "scale", "low", "total")
+        return (
+            *(arrays[name] for name in of_weights),
+            *(converters or (none, none, none)),
+            segments,
+            self._largest(segments),
+            self.shape[1],
+        )
+
+    def _largest(self, segments: np.ndarray) -> np.ndarray:
+        """Return the magnitude of inputs up to which float32 can hold the results."""
+        count, outputs = len(segments), self.shape[1]
+        peaks = self._arrays["scale"][:, :count, :outputs]
+        if self._is_offset:
+            peaks = peaks + np.abs(self._arrays["low"][:, :count, :outputs])
+        of_segments = peaks.max(axis=(0, 2), initial=0)
+        return LARGEST / np.maximum(segments[:, 1] * of_segments, 1.0)
+
+    def _converter(self, ranges: Ranges | None, segments: int) -> tuple[np.ndarray, ...]:
+        """Return limit, inverse step and factor of all outputs: float32 [m, segments, M]."""
+        parameters, matrices, outputs = self._parameters, self.shape[0], self.shape[1]
+        unit = bench_constants(parameters).value_unit
+        limits = [
+            np.broadcast_to(
+                readout_limit(parameters.profile, ranges, s, matrices, lambda s=s: self._bound(s)),
+                (matrices, outputs),
+            )
+            for s in range(segments)
+        ]
+        scale = self._arrays["scale"][:, :segments, :outputs]
+        return Converter.of_limits(np.stack(limits, axis=1), unit, scale, parameters.profile)
+
+    def _bound(self, s: int) -> np.ndarray:
+        """Return the read-out range [m, M] that follows from the weights of a segment."""
+        matrices, outputs, length = self.shape
+        (first, last) = cuts(length, self._parameters.geometry.inputs)[s]
+        start = self._segments(length)[s, 2]
+        loops, integers = compiled_loops(), []
+        for matrix in range(matrices):
+            bytes_ = self._arrays["bytes"][matrix]
+            part = bytes_[:, start // 4 :] if loops.HAS_DOT else bytes_[:, start:]
+            integers.append(loops.unpacked(part, outputs, last - first))
+        return weight_bound(np.stack(integers), self._parameters.profile)
+
+    def frames(self, rows: int, second: np.ndarray) -> Frames:
+        """Return the frames of a segment for a number of rows of each matrix.
+
+        Parameters
+        ----------
+        second : rows of each matrix that need a second exposure, int64 [m]
+        """
+        counts = tuple((rows + second).tolist())
+        found = self._frames.get(counts)
+        if found is None:
+            geometry, timing = self._parameters.geometry, ShotTiming.of(self._parameters.profile)
+            found = self._frames[counts] = frames_of(counts, self.shape[1], geometry, timing)
+        return found
+
+
+def bench_constants(parameters: MockParameters) -> Any:
+    """Return `kernels.Bench` of a profile."""
+    profile, detector = parameters.profile, parameters.detector
+    from .kernels import FOUR_READINGS, ONE_SUM, TWO_EXPOSURES, WITH_LIGHT, Bench
+
+    split = profile.encoding == "abs-split"
+    if detector.rails == 2:
+        scheme = FOUR_READINGS if split else TWO_EXPOSURES
+    else:
+        scheme = WITH_LIGHT if split else ONE_SUM
+    unit, leak = input_steps(profile, False)
+    constants = rail_constants(profile)
+    value_unit = unit * constants[0][0] / detector.gain if detector.balanced else 1.0
+    rails = constants[1:] if detector.balanced else constants
+    (first_unit, first_constant), (last_unit, last_constant) = rails[0], rails[-1]
+    levels = (offset_levels if profile.encoding == "offset" else signed_levels)(profile.input_bits)
+    is_even = detector.balanced and not split
+    return Bench(
+        scheme=scheme,
+        levels=float(levels),
+        centre=(levels + 1) // 2 if profile.encoding == "offset" else -1,
+        leak=leak,
+        unit=unit,
+        true_leak=modulator_leak(profile),
+        light_unit=single(unit * first_unit, unit * last_unit),
+        gains=single(1 / (detector.gain * value_unit), detector.gain * value_unit),
+        per_sum=(unit * first_constant, unit * last_constant),
+        rail_unit=(first_unit, last_unit),
+        rail_constant=(first_constant, last_constant),
+        dark=2 * leak * first_constant if is_even else 0.0,
+        total_unit=unit * abs(last_unit),
+        value_unit=value_unit,
+        photons=profile.photons_full_scale or 0.0,
+        per_mac=profile.photons_per_mac or 0.0,
+        entering_per_mac=profile.photons_entering_per_mac or 0.0,
+        source_rms=profile.source_rms or 0.0,
+        frame=parameters.geometry.outputs or 1 << 40,
+        vectors=parameters.geometry.vectors,
+    )
