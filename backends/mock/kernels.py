@@ -25,13 +25,36 @@ from .poisson import EXPONENTIAL, INVERSES, alias_tables
 
 _compiled = compiled(error_model="numpy")
 _inlined = compiled(error_model="numpy", inline="always")  # a call costs as much as its loops
+# functions that create no array count no references: of many small arrays, that takes longer than
+# the arithmetic
+_borrowing = compiled(error_model="numpy", _nrt=False)
 _float = np.float32
+
+
+@intrinsic
+def _bits_of(context: Any, number: Any) -> Any:
+    """Return the bits of a float32 as int32."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.IntType(32))
+
+    return types.int32(types.float32), generate
+
+
+@intrinsic
+def _float_of(context: Any, bits: Any) -> Any:
+    """Return the float32 of some bits."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.FloatType())
+
+    return types.float32(types.int32), generate
 
 
 # --- rows as integers ----------------------------------------------------------------------------
 
 
-@_compiled
+@_borrowing
 def encode_signed(x: Any, first: int, levels: float, integers: Any, scale: Any, sums: Any) -> None:
     """Scale rows to their largest magnitude and round to levels.
 
@@ -43,15 +66,12 @@ def encode_signed(x: Any, first: int, levels: float, integers: Any, scale: Any, 
     sums : float64 [n, 2], result: of the integers, and of their magnitudes
     """
     n, length = integers.shape
-    bits = np.empty(1, np.int32)
     for i in range(n):
         row = x[i, first : first + length]
-        pattern = row.view(np.int32)
         largest = np.int32(0)
         for k in range(length):  # the bits of floats have the order of their magnitudes
-            largest = max(largest, pattern[k] & np.int32(0x7FFFFFFF))
-        bits[0] = largest
-        scale[i] = bits.view(np.float32)[0]
+            largest = max(largest, _bits_of(row[k]) & np.int32(0x7FFFFFFF))
+        scale[i] = _float_of(largest)
         if largest >= np.int32(0x7F800000):
             scale[i] = np.inf
         step = np.float32(0)
@@ -69,24 +89,22 @@ def encode_signed(x: Any, first: int, levels: float, integers: Any, scale: Any, 
         sums[i, 1] = magnitudes
 
 
-@_compiled
+@_borrowing
 def encode_offset(
     x: Any, first: int, levels: float, centre: int, integers: Any, edges: Any, sums: Any
 ) -> None:
     """Map rows from [min, max] to centred levels; `edges` float64 [n, 2] gets min and max."""
     n, length = integers.shape
-    bits = np.empty(2, np.int32)
-    mask = np.int32(0x7FFFFFFF)
+    mask, all_bits = np.int32(0x7FFFFFFF), np.int32(31)
     for i in range(n):
         row = x[i, first : first + length]
-        pattern = row.view(np.int32)
-        lowest, highest = np.int32(mask), np.int32(-mask - 1)
+        lowest, highest = np.int32(mask), np.int32(-mask - np.int32(1))
         for k in range(length):  # these keys have the order of the values
-            key = pattern[k] ^ ((pattern[k] >> 31) & mask)
+            pattern = _bits_of(row[k])
+            key = pattern ^ ((pattern >> all_bits) & mask)
             lowest, highest = min(lowest, key), max(highest, key)
-        bits[0] = lowest ^ ((lowest >> 31) & mask)
-        bits[1] = highest ^ ((highest >> 31) & mask)
-        low, high = bits.view(np.float32)
+        low = _float_of(lowest ^ ((lowest >> all_bits) & mask))
+        high = _float_of(highest ^ ((highest >> all_bits) & mask))
         edges[i, 0], edges[i, 1] = low, high
         span = np.float64(high) - np.float64(low)
         step = np.float32(0)
@@ -102,7 +120,7 @@ def encode_offset(
         sums[i, 0] = sums[i, 1] = total
 
 
-@_compiled
+@_borrowing
 def sums_with(integers: Any, columns: Any, sums: Any) -> None:
     """Sum integers [n, K] times columns int64 [K], and their magnitudes, into int64 [n, 2]."""
     n, length = integers.shape
@@ -320,7 +338,7 @@ def _multiply_loops(
             product[0, i, m] = total
 
 
-multiply_bytes = _compiled(_multiply_tiles if HAS_DOT else _multiply_loops)
+multiply_bytes = _borrowing(_multiply_tiles if HAS_DOT else _multiply_loops)
 """Multiply int8 lines by the weights of outputs `first` on: into int32 [1 or 2, n, width].
 
 Parameters
@@ -363,7 +381,7 @@ def unpacked(weights: Any, outputs: int, length: int) -> Any:
     return np.ascontiguousarray(plain).view(np.int8)
 
 
-@_compiled
+@_borrowing
 def bytes_of(integers: Any, magnitudes: bool, rows: Any, starts: Any) -> None:
     """Convert int16 rows [n, K] of 8-bit integers, or their magnitudes, for `multiply_bytes`.
 
@@ -410,7 +428,7 @@ def _is_exact() -> bool:
 
 if HAS_DOT and not _is_exact():
     HAS_DOT = False
-    multiply_bytes = _compiled(_multiply_loops)
+    multiply_bytes = _borrowing(_multiply_loops)
 
 
 @_compiled
@@ -439,7 +457,7 @@ def _turn(a: Any, b: Any, c: Any, d: Any, key0: Any, key1: Any) -> Any:
     return (other >> _WORD) ^ (b & _LOW) ^ key0, other, (one >> _WORD) ^ (d & _LOW) ^ key1, one
 
 
-@_compiled
+@_borrowing
 def _draw_words(words: Any, key: Any, row: Any, name: int, block: int) -> None:
     """Fill words uint32 [4, n] with those of blocks `block`, `block` + 1, ... of a row and tag.
 
@@ -505,7 +523,7 @@ def _horner(x: float, coefficients: tuple[float, ...]) -> float:
     return value
 
 
-@_compiled
+@_borrowing
 def tail_quantile(probability: float) -> float:
     """Return the |z| that a standard normal number exceeds with a probability below 1e-4.
 
@@ -517,7 +535,7 @@ def tail_quantile(probability: float) -> float:
     return _horner(r - 5.0, _FAR_TOP) / _horner(r - 5.0, _FAR_BOTTOM)
 
 
-@_compiled
+@_borrowing
 def _outer(cell: int, high: Any, low: Any) -> Any:
     """Return the normal number of an outermost cell, from two more words."""
     bits = (np.uint64(high) << np.uint64(21)) | (np.uint64(low) >> np.uint64(11))
@@ -533,26 +551,6 @@ def _fused(context: Any, a: Any, b: Any, c: Any) -> Any:
         return builder.fma(*arguments)
 
     return types.float32(types.float32, types.float32, types.float32), generate
-
-
-@intrinsic
-def _bits_of(context: Any, number: Any) -> Any:
-    """Return the bits of a float32 as int32."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], ir.IntType(32))
-
-    return types.int32(types.float32), generate
-
-
-@intrinsic
-def _float_of(context: Any, bits: Any) -> Any:
-    """Return the float32 of some bits."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], ir.FloatType())
-
-    return types.float32(types.int32), generate
 
 
 _CELL_WIDTH, _FIRST_CELL = np.float32(1 / 32768), np.float32(0.5 / 32768 - 1)
@@ -625,7 +623,7 @@ def _normals_by_table(z: Any, cells: Any, table: Any) -> None:
         z[k] = table[cells[k]]
 
 
-_normals_of = _compiled(_normals_by_polynomial if _has_fused() else _normals_by_table)
+_normals_of = _borrowing(_normals_by_polynomial if _has_fused() else _normals_by_table)
 """Fill z float32 [n] with the normal numbers of cells int32 [n]."""
 
 
@@ -660,7 +658,7 @@ def _space_for(outputs: int) -> Any:
     )  # fmt: skip
 
 
-@_compiled
+@_borrowing
 def _gaussians(
     space: Space, first: int, count: int, row: Any, name: int, key: Any, tables: Tables
 ) -> None:
@@ -688,20 +686,24 @@ def _gaussians(
     if least == 0 or most == 65535:
         for k in range(count):
             if cells[k] == 0 or cells[k] == 65535:
-                two = np.empty((4, 1), np.uint32)
-                _draw_words(two, key, row, name + TAIL, first + k)
-                z[k] = _outer(cells[k], two[0, 0], two[1, 0])
+                own = space.drawn[:, :1]
+                _draw_words(own, key, row, name + TAIL, first + k)
+                z[k] = _outer(cells[k], own[0, 0], own[1, 0])
 
 
-@_compiled
-def _source_factors(factors: Any, rms: Any, row: Any, name: int, key: Any, table: Any) -> None:
+@_borrowing
+def _source_factors(
+    factors: Any, rms: Any, row: Any, name: int, key: Any, space: Space, table: Any
+) -> None:
     """Fill factors float32 [frames] with those of one exposure: 1 + rms z."""
-    words = np.empty((4, (factors.size + 7) // 8), np.uint32)
-    _draw_words(words, key, row, name, 0)
-    for frame in range(factors.size):
-        word = words[frame % 8 // 2, frame // 8]
-        cell = np.int32((word >> _SIXTEEN) if frame % 2 else (word & _CELL))
-        factors[frame] = np.float32(1) + rms * table[cell]
+    for first in range(0, factors.size, 128):
+        count = min(128, factors.size - first)
+        words = space.words[:, : (count + 7) // 8]
+        _draw_words(words, key, row, name, first // 8)
+        for k in range(count):
+            word = words[k % 8 // 2, k // 8]
+            cell = np.int32((word >> _SIXTEEN) if k % 2 else (word & _CELL))
+            factors[first + k] = np.float32(1) + rms * table[cell]
 
 
 _QUARTER, _FOUR, _UNIT = np.float32(0.25), np.float32(4), np.float32(2.0**-32)
@@ -752,7 +754,7 @@ def _poisson(alias: Any, mean: Any, one: Any, two: Any, three: Any) -> Any:
 # --- light to numbers ----------------------------------------------------------------------------
 
 
-@_compiled
+@_borrowing
 def _draw_wells(
     electrons: Any, space: Space, words: Any, detector: Detector, tables: Tables
 ) -> int:
@@ -781,7 +783,7 @@ def _draw_wells(
     return full
 
 
-@_compiled
+@_borrowing
 def _count_electrons(
     space: Space, count: int, first: int, terms: Any, gain: Any, row: Any, name: int, key: Any,
     detector: Detector, tables: Tables,
@@ -817,7 +819,7 @@ def _count_electrons(
     return full
 
 
-@_compiled
+@_borrowing
 def _add_noise(
     space: Space, count: int, first: int, is_even: bool, terms: Any, gain: Any, row: Any,
     name: int, key: Any, detector: Detector, tables: Tables,
@@ -869,7 +871,7 @@ def _add_noise(
     return full
 
 
-@_compiled
+@_borrowing
 def _convert(
     space: Space, count: int, converter: Converter, pedestal: Any, detector: Detector
 ) -> int:
@@ -939,7 +941,7 @@ def _light_of(space: Space, block: Block, row: int, reading: int, detector: Dete
             value[k] = arrived[k] * inverse_gain
 
 
-@_compiled
+@_borrowing
 def read_segment(
     y: Any, add: bool, block: Block, detector: Detector, noise: NoiseKeys, tables: Tables,
     space: Space,
@@ -1132,14 +1134,16 @@ class Lines(NamedTuple):
 
 
 @_compiled
-def _lines_for(n: int, bench: Bench, weights: Weights, detector: Detector) -> Any:
+def _lines_for(
+    n: int, has_drift: bool, bench: Bench, weights: Weights, detector: Detector
+) -> Any:
     """Return space for `Lines`."""
     segments = len(weights.segments)
     variants = 1 if bench.scheme == ONE_SUM else 2
     stored = weights.segments[segments - 1, 2] + (weights.segments[segments - 1, 1] + 3) // 4 * 4
     readings = detector.rails * detector.exposures
     frames = 0
-    if bench.source_rms > 0:
+    if bench.source_rms > 0 or has_drift:
         frames = (weights.outputs + bench.frame - 1) // bench.frame
     return Lines(
         np.zeros((n, variants, stored), np.int8),
@@ -1147,19 +1151,19 @@ def _lines_for(n: int, bench: Bench, weights: Weights, detector: Detector) -> An
         np.empty((segments, readings, n), np.float32),
         np.empty((segments, 8, n), np.float32),
         np.zeros((segments, n), np.bool_),
-        np.ones((segments, detector.exposures, n, frames), np.float32),
+        np.empty((segments, detector.exposures, n, frames), np.float32),
         np.empty((segments, n)),
         np.zeros((segments, n)),
         np.zeros((segments, n)),
     )
 
 
-@_compiled
+@_borrowing
 def _encode_lines(
-    x: Any, s: int, bench: Bench, weights: Weights, lines: Lines, integers: Any, sums: Any
+    x: Any, s: int, bench: Bench, weights: Weights, lines: Lines, encoded: Any
 ) -> bool:
     """Encode rows x for segment `s`; return whether they are finite and small enough."""
-    n = len(x)
+    n, (integers, sums, edges, _) = len(x), encoded
     first, length, stored = weights.segments[s, 0], weights.segments[s, 1], weights.segments[s, 2]
     scale, largest, fits = lines.scale[s], weights.largest[s], True
     numbers = integers[:, :length]
@@ -1168,7 +1172,6 @@ def _encode_lines(
         for i in range(n):
             fits &= scale[i] <= largest
     else:
-        edges = np.empty((n, 2))
         encode_offset(x, first, bench.levels, bench.centre, numbers, edges, sums)
         for i in range(n):
             fits &= max(-edges[i, 0], edges[i, 1]) <= largest
@@ -1242,13 +1245,14 @@ def _row_terms(
     terms[7, i] = np.float32(times)
 
 
-@_compiled
+@_borrowing
 def _light_rows(
     s: int, matrix: int, bench: Bench, weights: Weights, detector: Detector, lines: Lines,
-    integers: Any, sums: Any, light: Any,
+    encoded: Any, light: Any,
 ) -> None:  # fmt: skip
     """Compute the light of rows: what each reading and its noise need, and the photons of each."""
     n, rails, outputs = len(light), detector.rails, weights.outputs
+    integers, sums, _, both = encoded
     length, first = weights.segments[s, 1], weights.segments[s, 0]
     terms, leak = lines.terms[s], bench.leak
     if bench.scheme < TWO_EXPOSURES and bench.centre < 0:
@@ -1265,7 +1269,6 @@ def _light_rows(
     for rail in range(rails):
         per_sum += bench.per_sum[rail] * outputs
     columns = weights.columns[matrix]
-    both = np.zeros((n, 2), np.int64)
     if columns.size and (bench.photons > 0 or bench.per_mac > 0 or bench.entering_per_mac > 0):
         sums_with(integers[:, :length], columns[first : first + length], both)
     for i in range(n):
@@ -1304,33 +1307,36 @@ def _light_rows(
         _row_terms(terms, i, photons, times, bench, detector)
 
 
-@_compiled
+@_borrowing
 def _source_rows(
-    s: int, bench: Bench, lines: Lines, rows: Any, drift: Any, key: Any, tables: Tables
-) -> None:
+    s: int, bench: Bench, lines: Lines, rows: Any, drift: Any, key: Any, space: Space,
+    tables: Tables,
+) -> None:  # fmt: skip
     """Compute the brightness of each row's exposures; rows that share one are neighbours."""
-    rms, exposures = np.float32(bench.source_rms), lines.source.shape[1]
-    if not lines.source.shape[3]:
-        return
-    for exposure in range(exposures):
-        last = np.uint64(0)
+    rms, frames = np.float32(bench.source_rms), lines.source.shape[3]
+    for exposure in range(lines.source.shape[1] if frames else 0):
+        last, name = np.uint64(0), s << 8 | exposure << 4 | SOURCE
         for i in range(len(rows)):
             factors = lines.source[s, exposure, i]
-            position = rows[i] & np.uint64(0xFFFFFF)
-            shown = rows[i] - position % np.uint64(bench.vectors)
-            if bench.source_rms > 0:
-                if i and shown == last:
-                    factors[:] = lines.source[s, exposure, i - 1]
-                else:
-                    name = s << 8 | exposure << 4 | SOURCE
-                    _source_factors(factors, rms, shown, name, key, tables.normal)
+            shown = rows[i] - (rows[i] & np.uint64(0xFFFFFF)) % np.uint64(bench.vectors)
+            if bench.source_rms > 0 and i and shown == last:
+                before = lines.source[s, exposure, i - 1]
+                for frame in range(frames):
+                    factors[frame] = before[frame]
+            elif bench.source_rms > 0:
+                _source_factors(factors, rms, shown, name, key, space, tables.normal)
+            else:
+                for frame in range(frames):
+                    factors[frame] = np.float32(1)
             last = shown
         if drift.size:
             for i in range(len(rows)):
-                lines.source[s, exposure, i] *= drift[i]
+                factors = lines.source[s, exposure, i]
+                for frame in range(frames):
+                    factors[frame] *= drift[i]
 
 
-@_compiled
+@_borrowing
 def _multiply_panel(
     lines: Any, s: int, low: int, high: int, column: int, bench: Bench, weights: Weights,
     matrix: int, product: Any,
@@ -1344,7 +1350,10 @@ def _multiply_panel(
         multiply_bytes(first, starts[0], bytes_, k, steps, column, 2, product[:2])
     else:
         multiply_bytes(first, starts[0], bytes_, k, steps, column, 0, product[:1])
-    if bench.scheme == ONE_SUM or (bench.scheme >= TWO_EXPOSURES and not lines.minus[s, low:high].any()):
+    negative = 0
+    for i in range(low, high):
+        negative += lines.minus[s, i]
+    if product.shape[0] == 1 or (bench.scheme >= TWO_EXPOSURES and not negative):
         return
     second = shown[:, 1, stored:]
     if bench.scheme == WITH_LIGHT:
@@ -1355,7 +1364,7 @@ def _multiply_panel(
         multiply_bytes(second, starts[1], bytes_, k, steps, column, 2, product[2:4])
 
 
-@_compiled
+@_borrowing
 def _light_terms(
     term: Any, s: int, matrix: int, column: int, width: int, bench: Bench, weights: Weights,
     detector: Detector,
@@ -1372,7 +1381,7 @@ def _light_terms(
             term[rail, k] = np.float32(leak * passed)
 
 
-@_compiled
+@_borrowing
 def _add_digital(
     y: Any, s: int, matrix: int, low: int, column: int, bench: Bench, weights: Weights,
     detector: Detector, lines: Lines,
@@ -1402,6 +1411,57 @@ def _add_digital(
                 out[k] = np.float32(np.float64(out[k]) + a * leaked)
 
 
+@_borrowing
+def _run_task(
+    x: Any, y: Any, rows: Any, drift: Any, task: Any, bench: Bench, weights: Weights,
+    detector: Detector, key: Any, tables: Tables, light: Any, second: Any, lines: Lines,
+    encoded: Any, product: Any, light_term: Any, space: Space,
+) -> int:  # fmt: skip
+    """Do what `multiply` promises, in the space that it has created."""
+    first_matrix, last_matrix, first_row, last_row, first_output, last_output = task
+    (_, step, panel), saturated, n = product.shape, 0, last_row - first_row
+    has_light = bench.photons > 0 or bench.per_mac > 0 or bench.entering_per_mac > 0
+    of_noise = key if has_light else key[:0]
+    kinds = 1 if bench.scheme == WITH_LIGHT and not has_light else product.shape[0]
+    for matrix in range(first_matrix, last_matrix):
+        ids, part = rows[matrix, first_row:last_row], x[matrix, first_row:last_row]
+        own_drift = drift[matrix, first_row:last_row] if drift.shape[1] else drift[matrix]
+        for s in range(len(weights.segments)):
+            if not _encode_lines(part, s, bench, weights, lines, encoded):
+                return -1
+            of_rows = light[s, matrix, first_row:last_row]
+            _light_rows(s, matrix, bench, weights, detector, lines, encoded, of_rows)
+            _source_rows(s, bench, lines, ids, own_drift, key, space, tables)
+            if first_output == 0:
+                for i in range(n):
+                    second[s, matrix] += lines.minus[s, i]
+        for column in range(first_output, last_output, panel):
+            end = min(column + panel, last_output)
+            width, tiles = end - column, (end - column + 63) // 64 * 64
+            for s in range(len(weights.segments)):
+                converter = Converter(
+                    weights.limit[matrix, s, column:end],
+                    weights.inverse_step[matrix, s, column:end],
+                    weights.factor[matrix, s, column:end],
+                )
+                _light_terms(light_term, s, matrix, column, width, bench, weights, detector)
+                for low in range(0, n, step):
+                    high = min(low + step, n)
+                    sums = product[:kinds, : high - low, :tiles]
+                    _multiply_panel(lines, s, low, high, column, bench, weights, matrix, sums)
+                    block = Block(
+                        column, sums, bench.light_unit, bench.gains,
+                        lines.row_light[s, :, low:high], lines.terms[s, :, low:high], light_term,
+                        lines.minus[s, low:high], lines.source[s, :, low:high], bench.frame,
+                        converter,
+                    )  # fmt: skip
+                    noise = NoiseKeys(of_noise, ids[low:high], s)
+                    out = y[matrix, first_row + low : first_row + high, column:end]
+                    saturated += read_segment(out, s > 0, block, detector, noise, tables, space)
+                    _add_digital(out, s, matrix, low, column, bench, weights, detector, lines)
+    return saturated
+
+
 @_compiled
 def multiply(
     x: Any, y: Any, rows: Any, drift: Any, task: Any, plain_bench: Any, plain_weights: Any,
@@ -1424,63 +1484,21 @@ def multiply(
     """
     bench, weights = Bench(*plain_bench), Weights(*plain_weights)
     detector, tables = Detector(*plain_detector), Tables(*plain_tables)
-    first_matrix, last_matrix, first_row, last_row, first_output, last_output = task
-    segments, n, saturated = len(weights.segments), last_row - first_row, 0
-    longest = 0
-    for s in range(segments):
+    n, longest = task[3] - task[2], 0
+    for s in range(len(weights.segments)):
         longest = max(longest, weights.segments[s, 1])
-    lines = _lines_for(n, bench, weights, detector)
-    integers, sums = np.empty((n, longest), np.int16), np.empty((n, 2))
+    lines = _lines_for(n, drift.shape[1] > 0, bench, weights, detector)
+    encoded = (
+        np.empty((n, longest), np.int16), np.empty((n, 2)), np.empty((n, 2)),
+        np.empty((n, 2), np.int64),
+    )  # fmt: skip
     step, panel = min(n, 32), 512 if n <= 4 else 256
     kinds = 1 if bench.scheme == ONE_SUM else (4 if bench.scheme == FOUR_READINGS else 2)
-    has_light = bench.photons > 0 or bench.per_mac > 0 or bench.entering_per_mac > 0
-    of_noise = key if has_light else key[:0]
-    if bench.scheme == WITH_LIGHT and not has_light:
-        kinds = 1
-    product = np.empty((max(kinds, 2), step, panel), np.int32)
-    space = _space_for(panel)
-    light_term = np.empty((2, panel), np.float32)
-    for matrix in range(first_matrix, last_matrix):
-        ids = rows[matrix, first_row:last_row]
-        for s in range(segments):
-            part = x[matrix, first_row:last_row]
-            if not _encode_lines(part, s, bench, weights, lines, integers, sums):
-                return -1
-            of_rows = light[s, matrix, first_row:last_row]
-            _light_rows(s, matrix, bench, weights, detector, lines, integers, sums, of_rows)
-            own_drift = drift[matrix, first_row:last_row] if drift.shape[1] else drift[matrix]
-            _source_rows(s, bench, lines, ids, own_drift, key, tables)
-            if first_output == 0:
-                second[s, matrix] = lines.minus[s].sum()
-        for column in range(first_output, last_output, panel):
-            end = min(column + panel, last_output)
-            width = end - column
-            tiles = (width + 63) // 64 * 64
-            for s in range(segments):
-                converter = Converter(
-                    weights.limit[matrix, s, column:end],
-                    weights.inverse_step[matrix, s, column:end],
-                    weights.factor[matrix, s, column:end],
-                )
-                _light_terms(light_term, s, matrix, column, width, bench, weights, detector)
-                for low in range(0, n, step):
-                    high = min(low + step, n)
-                    sums_of = product[:kinds, : high - low, :tiles]
-                    _multiply_panel(
-                        lines, s, low, high, column, bench, weights, matrix,
-                        product[:, : high - low, :tiles],
-                    )  # fmt: skip
-                    block = Block(
-                        column, sums_of, bench.light_unit, bench.gains,
-                        lines.row_light[s, :, low:high], lines.terms[s, :, low:high], light_term,
-                        lines.minus[s, low:high], lines.source[s, :, low:high], bench.frame,
-                        converter,
-                    )  # fmt: skip
-                    own = NoiseKeys(of_noise, ids[low:high], s)
-                    out = y[matrix, first_row + low : first_row + high, column:end]
-                    saturated += read_segment(out, s > 0, block, detector, own, tables, space)
-                    _add_digital(out, s, matrix, low, column, bench, weights, detector, lines)
-    return saturated
+    product, light_term = np.empty((kinds, step, panel), np.int32), np.empty((2, panel), np.float32)
+    return _run_task(
+        x, y, rows, drift, task, bench, weights, detector, key, tables, light, second, lines,
+        encoded, product, light_term, _space_for(panel),
+    )  # fmt: skip
 
 
 @_inlined
