@@ -26,7 +26,7 @@ from ..timing import ShotTiming
 from . import compiled_loops
 from .encoding import LARGEST, encode_weights
 from .integer_products import active_path
-from .noise import GROUP, NoiseKeys, product_key
+from .noise import GROUP, NoiseKeys, product_key, quantiles
 from .packed_weights import PackedWeights, bench_constants, can_pack
 from .parameters import MockParameters
 from .row_block import ReadingStats, RowBlock
@@ -212,7 +212,7 @@ class MockBackend(Backend):
                 plain,
                 self._detector,
                 key,
-                loops.tables(),
+                quantiles(),
                 light,
                 second[number],
             )

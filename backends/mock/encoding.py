@@ -332,7 +332,8 @@ def _signed_rows(
     if COMPILED and levels <= TWO_PLANES:
         integers = np.empty((len(x), last - first), dtype=np.int16)
         scale, sums = np.empty(len(x)), np.empty((len(x), 2))
-        compiled_loops().encode_signed(x, first, float(levels), integers, scale, sums)
+        length = last - first
+        compiled_loops().encode_signed(x, first, length, float(levels), integers, scale, sums)
         _check_size(scale, largest)
         return integers, scale, sums
     x = x[:, first:last]
@@ -351,7 +352,8 @@ def _offset_rows(
     if COMPILED and levels <= TWO_PLANES:
         integers = np.empty((len(x), last - first), dtype=np.int16)
         edges, sums = np.empty((len(x), 2)), np.empty((len(x), 2))
-        compiled_loops().encode_offset(x, first, float(levels), centre, integers, edges, sums)
+        arguments = (x, first, last - first, float(levels), centre, integers, edges, sums)
+        compiled_loops().encode_offset(*arguments)
         _check_size(edges, largest)
         return integers, edges, sums
     x = x[:, first:last]

@@ -8,7 +8,6 @@ turn every loop over them into vector instructions.
 """
 
 import math
-from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,8 +19,9 @@ from numba.extending import intrinsic
 
 from ...instruments.environment import compiled
 from .detection import Block, Converter, CrossTerms, Detector
+from .lanes import FLOAT, LONG, WORD, Counter, Lanes, broadcast, load, numbered, over_lanes
 from .noise import CELLS, COUNT, LOGARITHM, QUANTILE, SOURCE, TAIL, NoiseKeys, quantiles
-from .poisson import EXPONENTIAL, INVERSES, alias_tables
+from .poisson import COARSE, EXPONENTIAL, INVERSES, SLOTS, alias_tables
 
 _compiled = compiled(error_model="numpy")
 _inlined = compiled(error_model="numpy", inline="always")  # a call costs as much as its loops
@@ -55,18 +55,19 @@ def _float_of(context: Any, bits: Any) -> Any:
 
 
 @_borrowing
-def encode_signed(x: Any, first: int, levels: float, integers: Any, scale: Any, sums: Any) -> None:
+def encode_signed(
+    x: Any, first: int, length: int, levels: float, integers: Any, scale: Any, sums: Any
+) -> None:
     """Scale rows to their largest magnitude and round to levels.
 
     Parameters
     ----------
     x : float32 [n, columns], used from column `first` on
-    integers : int16 [n, K], result
+    integers : int16 [n, K or more], result
     scale : float64 [n], result; infinite for a row that is not finite
     sums : float64 [n, 2], result: of the integers, and of their magnitudes
     """
-    n, length = integers.shape
-    for i in range(n):
+    for i in range(len(x)):
         row = x[i, first : first + length]
         largest = np.int32(0)
         for k in range(length):  # the bits of floats have the order of their magnitudes
@@ -77,7 +78,7 @@ def encode_signed(x: Any, first: int, levels: float, integers: Any, scale: Any, 
         step = np.float32(0)
         if largest:
             step = np.float32(min(levels / scale[i], 3e38))
-        shown = integers[i]
+        shown = integers[i, :length]
         for k in range(length):
             shown[k] = np.int16(np.int32(np.rint(row[k] * step)))
         total = 0
@@ -91,12 +92,12 @@ def encode_signed(x: Any, first: int, levels: float, integers: Any, scale: Any, 
 
 @_borrowing
 def encode_offset(
-    x: Any, first: int, levels: float, centre: int, integers: Any, edges: Any, sums: Any
-) -> None:
+    x: Any, first: int, length: int, levels: float, centre: int, integers: Any, edges: Any,
+    sums: Any,
+) -> None:  # fmt: skip
     """Map rows from [min, max] to centred levels; `edges` float64 [n, 2] gets min and max."""
-    n, length = integers.shape
     mask, all_bits = np.int32(0x7FFFFFFF), np.int32(31)
-    for i in range(n):
+    for i in range(len(x)):
         row = x[i, first : first + length]
         lowest, highest = np.int32(mask), np.int32(-mask - np.int32(1))
         for k in range(length):  # these keys have the order of the values
@@ -110,7 +111,7 @@ def encode_offset(
         step = np.float32(0)
         if span > 0:
             step = np.float32(min(levels / span, 3e38))
-        shown = integers[i]
+        shown = integers[i, :length]
         for k in range(length):
             level = np.int32(np.rint((row[k] - low) * step))
             shown[k] = np.int16(min(max(level, 0), np.int32(levels)) - centre)
@@ -122,10 +123,10 @@ def encode_offset(
 
 @_borrowing
 def sums_with(integers: Any, columns: Any, sums: Any) -> None:
-    """Sum integers [n, K] times columns int64 [K], and their magnitudes, into int64 [n, 2]."""
-    n, length = integers.shape
-    for i in range(n):
-        row = integers[i]
+    """Sum integers [n, K or more] times columns int64 [K], and their magnitudes, into int64 [n, 2]."""
+    length = columns.size
+    for i in range(len(sums)):
+        row = integers[i, :length]
         total = 0
         magnitudes = 0
         for k in range(length):
@@ -443,52 +444,118 @@ def add_planes(high: Any, low: Any, product: Any) -> None:
 
 # --- random numbers ------------------------------------------------------------------------------
 
-_FACTOR0, _FACTOR1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
-_STEP0, _STEP1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
-_LOW, _WORD = np.uint64(0xFFFFFFFF), np.uint64(32)
-_BYTE, _EIGHT = np.uint32(0xFF), np.uint32(8)
+_FACTORS, _STEPS, _LOW = (0xD2511F53, 0xCD9E8D57), (0x9E3779B9, 0xBB67AE85), 0xFFFFFFFF
 _CELL, _SIXTEEN = np.uint32(0xFFFF), np.uint32(16)
 
 
-@_inlined
-def _turn(a: Any, b: Any, c: Any, d: Any, key0: Any, key1: Any) -> Any:
-    """Return a counter after one round of Philox4x32."""
-    one, other = (a & _LOW) * _FACTOR0, (c & _LOW) * _FACTOR1
-    return (other >> _WORD) ^ (b & _LOW) ^ key0, other, (one >> _WORD) ^ (d & _LOW) ^ key1, one
+def _keys_of(builder: Any, key0: Any, key1: Any) -> list[tuple[Lanes, Lanes]]:
+    """Return the keys of the ten rounds of Philox4x32."""
+    keys = []
+    for turn in range(10):
+        pair = []
+        for key, step in zip((key0, key1), _STEPS, strict=True):
+            sum_ = builder.add(key, ir.Constant(LONG, turn * step))
+            pair.append(broadcast(builder, builder.and_(sum_, ir.Constant(LONG, _LOW))))
+        keys.append((pair[0], pair[1]))
+    return keys
+
+
+def _words_of(
+    block: Lanes, row: tuple[Lanes, Lanes], name: Lanes, keys: list[tuple[Lanes, Lanes]]
+) -> list[Lanes]:
+    """Return the four words of 16 blocks, int32; `noise.random_words` has the same rounds."""
+    a, b, c, d = block, row[0], row[1], name
+    for key0, key1 in keys:
+        one, other = (a & _LOW) * _FACTORS[0], (c & _LOW) * _FACTORS[1]
+        a, c = (other >> 32) ^ (b & _LOW) ^ key0, (one >> 32) ^ (d & _LOW) ^ key1
+        b, d = other, one
+    return [word.cast("trunc", WORD) for word in (a, b, c, d)]
+
+
+def _normal_of(cell: Lanes, table: Any) -> Lanes:
+    """Return the entries of `noise.quantiles` at cells, int32."""
+    if not HAS_FUSED:
+        return cell.gathered(table).cast("bitcast", FLOAT)
+    numbers = cell.cast("sitofp", FLOAT)
+    width = numbers.constant(np.float32(1 / 32768))
+    x = numbers.fused(width, np.float32(0.5 / 32768 - 1))
+    bits = (-x).fused(x, 1.0).cast("bitcast", WORD)
+    exponent = ((bits >> 23) - 127).cast("sitofp", FLOAT)
+    mantissa = ((bits & 0x7FFFFF) | 0x3F800000).cast("bitcast", FLOAT)
+    logarithm = exponent.fused(x.constant(np.float32(math.log(2))), _evaluated(LOGARITHM, mantissa))
+    return _evaluated(QUANTILE, -logarithm) * x
+
+
+def _evaluated(coefficients: tuple[float, ...], x: Lanes) -> Lanes:
+    """Return a polynomial, from the coefficients of falling powers."""
+    value = x.constant(np.float32(coefficients[0]))
+    for coefficient in coefficients[1:]:
+        value = value.fused(x, np.float32(coefficient))
+    return value
+
+
+@intrinsic
+def _fill_normals(
+    context: Any, z: Any, table: Any, groups: Any, key0: Any, key1: Any, row: Any, name: Any,
+    block: Any,
+) -> Any:  # fmt: skip
+    """Fill z with the normal numbers of groups of 128 outputs; return how many are outermost."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        z, table, groups, key0, key1, row, name, block = arguments
+        keys, low = _keys_of(builder, key0, key1), ir.Constant(LONG, _LOW)
+        halves = (builder.and_(row, low), builder.lshr(row, ir.Constant(LONG, 32)))
+        of_row = (broadcast(builder, halves[0]), broadcast(builder, halves[1]))
+        counter, of_name = Counter(builder), broadcast(builder, name)
+        with cgutils.for_range(builder, groups) as loop:
+            first = builder.add(block, builder.mul(loop.index, ir.Constant(LONG, 16)))
+            blocks = broadcast(builder, first) + numbered(builder, LONG)
+            place = builder.add(z, builder.mul(loop.index, ir.Constant(LONG, 512)))
+            for word in _words_of(blocks, of_row, of_name, keys):
+                for cell in (word & 0xFFFF, word >> 16):
+                    _normal_of(cell, table).store(place)
+                    counter.add(((cell + 1) & 0xFFFF).compare("<=", 1))
+                    place = builder.add(place, ir.Constant(LONG, 64))
+        return counter.total()
+
+    u, i = types.uint64, types.int64
+    return i(u, u, i, u, u, u, u, u), generate
+
+
+@intrinsic
+def _fill_words(
+    context: Any, words: Any, pitch: Any, count: Any, key0: Any, key1: Any, row: Any, name: Any,
+    block: Any,
+) -> Any:  # fmt: skip
+    """Fill four arrays, `pitch` bytes apart, with the words of `count` blocks, 16 at a time."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        words, pitch, count, key0, key1, row, name, block = arguments
+        keys, low = _keys_of(builder, key0, key1), ir.Constant(LONG, _LOW)
+        halves = (builder.and_(row, low), builder.lshr(row, ir.Constant(LONG, 32)))
+        of_row = (broadcast(builder, halves[0]), broadcast(builder, halves[1]))
+        of_name = broadcast(builder, name)
+        rounds = builder.sdiv(builder.add(count, ir.Constant(LONG, 15)), ir.Constant(LONG, 16))
+        with cgutils.for_range(builder, rounds) as loop:
+            first = builder.add(block, builder.mul(loop.index, ir.Constant(LONG, 16)))
+            blocks = broadcast(builder, first) + numbered(builder, LONG)
+            place = builder.add(words, builder.mul(loop.index, ir.Constant(LONG, 64)))
+            for word in _words_of(blocks, of_row, of_name, keys):
+                word.store(place)
+                place = builder.add(place, pitch)
+        return context.get_dummy_value()
+
+    u, i = types.uint64, types.int64
+    return types.void(u, u, i, u, u, u, u, u), generate
 
 
 @_borrowing
-def _draw_words(words: Any, key: Any, row: Any, name: int, block: int) -> None:
-    """Fill words uint32 [4, n] with those of blocks `block`, `block` + 1, ... of a row and tag.
-
-    The rounds stand one by one, so that compilers compute several blocks at a time.
-    """
-    k0, k1 = key[0], key[1]
-    m0, m1 = (k0 + _STEP0) & _LOW, (k1 + _STEP1) & _LOW
-    n0, n1 = (m0 + _STEP0) & _LOW, (m1 + _STEP1) & _LOW
-    o0, o1 = (n0 + _STEP0) & _LOW, (n1 + _STEP1) & _LOW
-    p0, p1 = (o0 + _STEP0) & _LOW, (o1 + _STEP1) & _LOW
-    q0, q1 = (p0 + _STEP0) & _LOW, (p1 + _STEP1) & _LOW
-    r0, r1 = (q0 + _STEP0) & _LOW, (q1 + _STEP1) & _LOW
-    s0, s1 = (r0 + _STEP0) & _LOW, (r1 + _STEP1) & _LOW
-    t0, t1 = (s0 + _STEP0) & _LOW, (s1 + _STEP1) & _LOW
-    u0, u1 = (t0 + _STEP0) & _LOW, (t1 + _STEP1) & _LOW
-    first, second, third, fourth = words[0], words[1], words[2], words[3]
-    row0, row1 = row & _LOW, row >> _WORD
-    for i in range(first.size):
-        a, b, c, d = np.uint64(block) + np.uint64(i), row0, row1, np.uint64(name)
-        a, b, c, d = _turn(a, b, c, d, k0, k1)
-        a, b, c, d = _turn(a, b, c, d, m0, m1)
-        a, b, c, d = _turn(a, b, c, d, n0, n1)
-        a, b, c, d = _turn(a, b, c, d, o0, o1)
-        a, b, c, d = _turn(a, b, c, d, p0, p1)
-        a, b, c, d = _turn(a, b, c, d, q0, q1)
-        a, b, c, d = _turn(a, b, c, d, r0, r1)
-        a, b, c, d = _turn(a, b, c, d, s0, s1)
-        a, b, c, d = _turn(a, b, c, d, t0, t1)
-        a, b, c, d = _turn(a, b, c, d, u0, u1)
-        first[i], second[i] = np.uint32(a), np.uint32(b)
-        third[i], fourth[i] = np.uint32(c), np.uint32(d)
+def _draw_words(words: Any, count: int, key: Any, row: Any, name: int, block: int) -> None:
+    """Fill words uint32 [4, count up to a multiple of 16] with those of blocks from `block` on."""
+    _fill_words(
+        np.uint64(words.ctypes.data), np.uint64(words.strides[0]), count, key[0], key[1],
+        np.uint64(row), np.uint64(name), np.uint64(block),
+    )  # fmt: skip
 
 
 # coefficients of algorithm AS 241, the highest power first
@@ -543,96 +610,35 @@ def _outer(cell: int, high: Any, low: Any) -> Any:
     return -tail if cell == 0 else tail
 
 
-@intrinsic
-def _fused(context: Any, a: Any, b: Any, c: Any) -> Any:
-    """Return a b + c in float32, rounded once."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.fma(*arguments)
-
-    return types.float32(types.float32, types.float32, types.float32), generate
+@over_lanes(arrays=2, scalars=[])
+def _normals_at(builder: Any, places: list[Any], scalars: list[Lanes], inside: Lanes) -> None:
+    """Store the normal numbers of cells."""
+    cells, z = places
+    _normal_of(load(builder, cells, WORD), cells).store(z)
 
 
-_CELL_WIDTH, _FIRST_CELL = np.float32(1 / 32768), np.float32(0.5 / 32768 - 1)
-_LN2, _ONE = np.float32(math.log(2)), np.float32(1)
-_L0, _L1, _L2, _L3, _L4, _L5, _L6, _L7 = (np.float32(c) for c in LOGARITHM)
-_Q0, _Q1, _Q2, _Q3, _Q4, _Q5, _Q6, _Q7, _Q8 = (np.float32(c) for c in QUANTILE)
-
-
-@_inlined
-def normal(cell: Any) -> Any:
-    """Return entry `cell` of `noise.quantiles`."""
-    x = _fused(np.float32(np.int32(cell)), _CELL_WIDTH, _FIRST_CELL)
-    bits = _bits_of(_fused(-x, x, _ONE))
-    exponent = np.float32((bits >> np.int32(23)) - np.int32(127))
-    mantissa = _float_of((bits & np.int32(0x7FFFFF)) | np.int32(0x3F800000))
-    w = _fused(_L0, mantissa, _L1)
-    w = _fused(w, mantissa, _L2)
-    w = _fused(w, mantissa, _L3)
-    w = _fused(w, mantissa, _L4)
-    w = _fused(w, mantissa, _L5)
-    w = _fused(w, mantissa, _L6)
-    w = _fused(w, mantissa, _L7)
-    w = -_fused(exponent, _LN2, w)
-    z = _fused(_Q0, w, _Q1)
-    z = _fused(z, w, _Q2)
-    z = _fused(z, w, _Q3)
-    z = _fused(z, w, _Q4)
-    z = _fused(z, w, _Q5)
-    z = _fused(z, w, _Q6)
-    z = _fused(z, w, _Q7)
-    z = _fused(z, w, _Q8)
-    return z * x
-
-
-@_compiled
-def _all_normals(z: Any) -> None:
-    for cell in range(z.size):
-        z[cell] = normal(cell)
+@_borrowing
+def _all_normals(cells: Any, z: Any) -> None:
+    _normals_at(np.uint64(cells.ctypes.data), np.uint64(z.ctypes.data), z.size)
 
 
 def _has_fused() -> bool:
     """Return whether compiled polynomials give the bits of the table; some processors cannot."""
     if "+fma" not in _FEATURES and not _IS_ARM:
         return False
-    z = np.empty(CELLS, dtype=np.float32)
-    _all_normals(z)
+    cells, z = np.arange(CELLS, dtype=np.int32), np.empty(CELLS, dtype=np.float32)
+    _all_normals(cells, z)
     return np.array_equal(z, quantiles())
 
 
-class Tables(NamedTuple):
-    """The tables of `noise.quantiles` and `poisson.alias_tables`."""
-
-    normal: Any
-    alias: Any
-
-
-@cache
-def tables() -> tuple[Any, Any]:
-    """Return `Tables` as a plain tuple."""
-    return quantiles(), alias_tables()
-
-
-def _normals_by_polynomial(z: Any, cells: Any, table: Any) -> None:
-    for k in range(z.size):
-        z[k] = normal(cells[k])
-
-
-def _normals_by_table(z: Any, cells: Any, table: Any) -> None:
-    for k in range(z.size):
-        z[k] = table[cells[k]]
-
-
-_normals_of = _borrowing(_normals_by_polynomial if _has_fused() else _normals_by_table)
-"""Fill z float32 [n] with the normal numbers of cells int32 [n]."""
+HAS_FUSED = True  # while it is tested
+HAS_FUSED = _has_fused()
 
 
 class Space(NamedTuple):
     """The buffers of a reading, for some outputs: in a first-level cache."""
 
     z: Any
-    cells: Any
-    words: Any
     value: Any
     arrived: Any
     total: Any
@@ -649,18 +655,17 @@ class Space(NamedTuple):
 def _space_for(outputs: int) -> Any:
     """Return the buffers for a number of outputs."""
     padded = (outputs + 127) // 128 * 128
-    floats = np.empty((10, padded), np.float32)
-    cells, drawn = np.empty(padded, np.int32), np.empty((4, padded), np.uint32)
-    words = np.empty((4, padded // 8), np.uint32)
+    floats, counted = np.zeros((9, padded), np.float32), np.zeros(padded, np.int32)
+    drawn = np.zeros((4, padded), np.uint32)
     return Space(
-        floats[0], cells, words, floats[1], floats[2], floats[3], floats[4], floats[5],
-        floats[6], floats[7], floats[8], floats[9], drawn,
+        floats[0], floats[1], floats[2], floats[3], floats[4], floats[5], counted, floats[6],
+        floats[7], floats[8], drawn,
     )  # fmt: skip
 
 
 @_borrowing
 def _gaussians(
-    space: Space, first: int, count: int, row: Any, name: int, key: Any, tables: Tables
+    space: Space, first: int, count: int, row: Any, name: int, key: Any, table: Any
 ) -> None:
     """Fill `space.z` with the normal numbers of outputs `first`, a multiple of 128, and more.
 
@@ -668,27 +673,18 @@ def _gaussians(
     ----------
     row : uint64, its id
     """
-    groups = (count + 127) // 128
-    drawn, cells, z = space.words[:, : 16 * groups], space.cells, space.z
-    _draw_words(drawn, key, row, name, first // 8)
-    least, most = np.int32(65535), np.int32(0)
-    for group in range(groups):
-        for word in range(4):
-            source = drawn[word, 16 * group : 16 * group + 16]
-            place = 128 * group + 32 * word
-            low, high = cells[place : place + 16], cells[place + 16 : place + 32]
-            for lane in range(16):
-                low[lane] = np.int32(source[lane] & _CELL)
-                high[lane] = np.int32(source[lane] >> _SIXTEEN)
+    groups, z, words = (count + 127) // 128, space.z, space.drawn
+    outermost = _fill_normals(
+        np.uint64(z.ctypes.data), np.uint64(table.ctypes.data), groups, key[0], key[1],
+        np.uint64(row), np.uint64(name), np.uint64(first // 8),
+    )  # fmt: skip
+    if not outermost:
+        return
+    least = table[1]
     for k in range(count):
-        least, most = min(least, cells[k]), max(most, cells[k])
-    _normals_of(z[:count], cells[:count], tables.normal)
-    if least == 0 or most == 65535:
-        for k in range(count):
-            if cells[k] == 0 or cells[k] == 65535:
-                own = space.drawn[:, :1]
-                _draw_words(own, key, row, name + TAIL, first + k)
-                z[k] = _outer(cells[k], own[0, 0], own[1, 0])
+        if abs(z[k]) > -least:
+            _draw_words(words, 1, key, row, name + TAIL, first + k)
+            z[k] = _outer(0 if z[k] < np.float32(0) else 1, words[0, 0], words[1, 0])
 
 
 @_borrowing
@@ -698,131 +694,179 @@ def _source_factors(
     """Fill factors float32 [frames] with those of one exposure: 1 + rms z."""
     for first in range(0, factors.size, 128):
         count = min(128, factors.size - first)
-        words = space.words[:, : (count + 7) // 8]
-        _draw_words(words, key, row, name, first // 8)
+        words = space.drawn
+        _draw_words(words, (count + 7) // 8, key, row, name, first // 8)
         for k in range(count):
             word = words[k % 8 // 2, k // 8]
             cell = np.int32((word >> _SIXTEEN) if k % 2 else (word & _CELL))
             factors[first + k] = np.float32(1) + rms * table[cell]
 
 
-_QUARTER, _FOUR, _UNIT = np.float32(0.25), np.float32(4), np.float32(2.0**-32)
-_E6, _E5, _E4, _E3, _E2, _E1, _E0 = (np.float32(c) for c in EXPONENTIAL)
-_I2, _I3, _I4, _I5, _I6, _I7 = (np.float32(c) for c in INVERSES)
+_ALIAS = alias_tables()
 
 
-@_inlined
-def _looked_up(alias: Any, table: Any, word: Any) -> Any:
-    slot = np.int32(word & _BYTE)
-    entry = alias[table * np.int32(256) + slot]
-    return slot if (word >> _EIGHT) < (entry >> _EIGHT) else np.int32(entry & _BYTE)
+def _looked_up(tables: Any, table: Lanes, word: Lanes) -> Lanes:
+    """Return the counts that words draw from alias tables; see `poisson`."""
+    slot = word & (SLOTS - 1)
+    entry = (table * SLOTS + slot).gathered(tables)
+    return (word >> 8).compare("<", entry >> 8).select(slot, entry & (SLOTS - 1))
 
 
-@_inlined
-def _poisson(alias: Any, mean: Any, one: Any, two: Any, three: Any) -> Any:
-    """Return the Poisson count of a mean below 128, as `poisson.poisson` does."""
-    a = np.int32(mean * _QUARTER)
-    rest = mean - np.float32(a) * _FOUR
-    b = np.int32(rest * _FOUR)
-    rest = rest - np.float32(b) * _QUARTER
-    counts = np.float32(_looked_up(alias, a, one) + _looked_up(alias, b + np.int32(32), two))
-    v = np.float32(three) * _UNIT
-    p = (((((_E6 * rest + _E5) * rest + _E4) * rest + _E3) * rest + _E2) * rest + _E1) * rest + _E0
-    p1 = p * rest
-    p2 = p1 * rest * _I2
-    p3 = p2 * rest * _I3
-    p4 = p3 * rest * _I4
-    p5 = p4 * rest * _I5
-    p6 = p5 * rest * _I6
-    tail = p6 * rest * _I7
-    found = np.float32(v < tail)
-    tail = tail + p6
-    found += np.float32(v < tail)
-    tail = tail + p5
-    found += np.float32(v < tail)
-    tail = tail + p4
-    found += np.float32(v < tail)
-    tail = tail + p3
-    found += np.float32(v < tail)
-    tail = tail + p2
-    found += np.float32(v < tail)
-    tail = tail + p1
-    found += np.float32(v < tail)
-    return counts + found
+@over_lanes(arrays=6, scalars=[types.uint64, types.float32])
+def _draw_counts(builder: Any, places: list[Any], scalars: list[Lanes], inside: Lanes) -> Lanes:
+    """Store Poisson counts of means below 128, as `poisson.poisson` does; count larger means.
+
+    Arrays: results, means, which results are used, three arrays of words. Scalars: address of the
+    tables, 128.
+    """
+    result, means, used, one, two, three = places
+    tables, below = builder.extract_element(scalars[0].value, ir.Constant(WORD, 0)), scalars[1]
+    whole = load(builder, means)
+    mean = whole.compare("<", below).select(whole, whole.constant(0.0))
+    a = (mean * 0.25).cast("fptosi", WORD)
+    rest = mean - a.cast("sitofp", FLOAT) * 4.0
+    b = (rest * 4.0).cast("fptosi", WORD)
+    rest = rest - b.cast("sitofp", FLOAT) * 0.25
+    counts = _looked_up(tables, a, load(builder, one, WORD))
+    counts = counts + _looked_up(tables, b + COARSE, load(builder, two, WORD))
+    v = load(builder, three, WORD).cast("uitofp", FLOAT) * 2.0**-32
+    probability = rest.constant(EXPONENTIAL[0])
+    for coefficient in EXPONENTIAL[1:]:
+        probability = probability * rest + np.float32(coefficient)
+    terms = [probability * rest]
+    for inverse in INVERSES:
+        terms.append(terms[-1] * rest * np.float32(inverse))
+    found, tail = counts.cast("sitofp", FLOAT), rest.constant(0.0)
+    for term in reversed(terms):
+        tail = tail + term
+        found = found + v.compare("<", tail).select(rest.constant(1.0), rest.constant(0.0))
+    found.store(result)
+    return whole.compare(">=", below) & load(builder, used, WORD).compare("!=", 0)
 
 
 # --- light to numbers ----------------------------------------------------------------------------
 
 
 @_borrowing
-def _draw_wells(
-    electrons: Any, space: Space, words: Any, detector: Detector, tables: Tables
-) -> int:
+def _draw_wells(electrons: Any, space: Space, count: int, detector: Detector, table: Any) -> int:
     """Replace means of electrons by drawn counts; return how many counted detectors are full."""
-    count, full, many, alias = electrons.size, 0, 0, tables.alias
-    means, counted = space.means[:count], space.counted[:count]
-    one, two, three, four = words[0], words[1], words[2], words[3]
-    most, weak, largest = (
-        np.float32(detector.full_well + detector.dark), np.float32(128), np.float32(127.99)
+    means, counted, words = space.means, space.counted, space.drawn
+    one, full = np.uint64(words.ctypes.data), 0
+    pitch, alias = np.uint64(words.strides[0]), np.uint64(_ALIAS.ctypes.data)
+    many = _draw_counts(
+        np.uint64(electrons.ctypes.data), np.uint64(means.ctypes.data),
+        np.uint64(counted.ctypes.data), one, one + pitch, one + pitch + pitch, count, alias,
+        np.float32(128),
     )  # fmt: skip
-    for k in range(count):
-        electrons[k] = _poisson(alias, min(means[k], largest), one[k], two[k], three[k])
-        many += (means[k] >= weak) & (counted[k] > np.float32(0))
     if many:
         for k in range(count):
-            if means[k] >= weak:
-                cell = np.int32(four[k] & _CELL)
-                z = tables.normal[cell]
+            if means[k] >= np.float32(128):
+                cell = np.int32(words[3, k] & _CELL)
+                z = table[cell]
                 if cell == 0 or cell == 65535:
-                    z = _outer(cell, one[k], two[k])
+                    z = _outer(cell, words[0, k], words[1, k])
                 electrons[k] = means[k] + np.sqrt(means[k]) * z
+    most = np.float32(detector.full_well + detector.dark)
     if most != np.inf:
         for k in range(count):
-            full += (electrons[k] > most) & (counted[k] > np.float32(0))
+            if counted[k] and electrons[k] > most:
+                full += 1
             electrons[k] = min(electrons[k], most)
     return full
+
+
+@over_lanes(arrays=3, scalars=[types.float32] * 4)
+def _means_of(builder: Any, places: list[Any], scalars: list[Lanes], inside: Lanes) -> None:
+    """Store max((arrived + gain value) / 2, 0) photons + dark of one of two detectors."""
+    mean, arrived, value = places
+    gain, half, photons, dark = scalars
+    light = (load(builder, arrived) + load(builder, value) * gain) * half
+    (light.most(0.0) * photons + dark).store(mean)
+
+
+@over_lanes(arrays=5, scalars=[types.float32] * 2)
+def _keep_counted(builder: Any, places: list[Any], scalars: list[Lanes], inside: Lanes) -> None:
+    """Replace counted values by (electrons - others + quiet z) per_electron."""
+    value, electrons, others, z, counted = places
+    quiet, per_electron = scalars
+    total = load(builder, electrons) - load(builder, others)
+    drawn = (total + quiet * load(builder, z)) * per_electron
+    where = load(builder, counted, WORD).compare("!=", 0)
+    where.select(drawn, load(builder, value)).store(value)
 
 
 @_borrowing
 def _count_electrons(
     space: Space, count: int, first: int, terms: Any, gain: Any, row: Any, name: int, key: Any,
-    detector: Detector, tables: Tables,
+    detector: Detector, table: Any,
 ) -> int:  # fmt: skip
     """Replace the values of counted outputs by drawn electrons; return the full detectors."""
-    value, arrived, z, counted = (
-        space.value[:count], space.arrived[:count], space.z[:count], space.counted[:count]
-    )  # fmt: skip
-    drawn, others, means = space.drawn[:, :count], space.others[:count], space.means[:count]
-    zero, half, dark = np.float32(0), np.float32(0.5), np.float32(detector.dark)
-    photons, per_electron, quiet = terms[5], terms[6], np.float32(detector.quiet_sigma)
-    electrons = space.electrons[:count]
-    _draw_words(drawn, key, row, name + COUNT, first)
-    if not detector.balanced:
-        for k in range(count):
-            means[k] = max(arrived[k], zero) * photons + dark
-        full = _draw_wells(electrons, space, drawn, detector, tables)
-        for k in range(count):
-            electrons[k] -= dark
+    arrived, value = np.uint64(space.arrived.ctypes.data), np.uint64(space.value.ctypes.data)
+    means, others = np.uint64(space.means.ctypes.data), space.others
+    dark, photons, quiet = np.float32(detector.dark), terms[5], np.float32(detector.quiet_sigma)
+    half = np.float32(0.5)
+    _draw_words(space.drawn, count, key, row, name + COUNT, first)
+    if detector.balanced:
+        _means_of(means, arrived, value, count, gain, half, photons, dark)
+        full = _draw_wells(space.electrons, space, count, detector, table)
+        _draw_words(space.drawn, count, key, row, name + COUNT + 1, first)
+        _means_of(means, arrived, value, count, -gain, half, photons, dark)
+        full += _draw_wells(others, space, count, detector, table)
     else:
+        _means_of(means, arrived, arrived, count, np.float32(0), np.float32(1), photons, dark)
+        full = _draw_wells(space.electrons, space, count, detector, table)
         for k in range(count):
-            means[k] = max((arrived[k] + value[k] * gain) * half, zero) * photons + dark
-        full = _draw_wells(electrons, space, drawn, detector, tables)
-        _draw_words(drawn, key, row, name + COUNT + 1, first)
-        for k in range(count):
-            means[k] = max((arrived[k] - value[k] * gain) * half, zero) * photons + dark
-        full += _draw_wells(others, space, drawn, detector, tables)
-        for k in range(count):
-            electrons[k] -= others[k]
-    for k in range(count):
-        drawn_value = (electrons[k] + quiet * z[k]) * per_electron
-        value[k] = drawn_value if counted[k] > zero else value[k]
+            others[k] = dark
+    _keep_counted(
+        value, np.uint64(space.electrons.ctypes.data), np.uint64(others.ctypes.data),
+        np.uint64(space.z.ctypes.data), np.uint64(space.counted.ctypes.data), count, quiet,
+        terms[6],
+    )  # fmt: skip
     return full
+
+
+@over_lanes(arrays=3, scalars=[types.float32] * 4)
+def _choose(builder: Any, places: list[Any], scalars: list[Lanes], inside: Lanes) -> Lanes:
+    """Store 1 where electrons are counted: in weak light, and near a full well; count them.
+
+    Scalars: weak_below, nearly_full, gain and share: a detector has (arrived + |value gain|) share.
+    """
+    counted, arrived, value = places
+    weak_below, nearly_full, gain, share = scalars
+    light = load(builder, arrived)
+    other = load(builder, value) * gain
+    of_one = (light + other.most(-other)) * share
+    chosen = light.compare("<", weak_below) | of_one.compare(">", nearly_full)
+    chosen.cast("zext", WORD).store(counted)
+    return chosen
+
+
+@over_lanes(arrays=4, scalars=[types.float32] * 2)
+def _add_noise_of_each(
+    builder: Any, places: list[Any], scalars: list[Lanes], inside: Lanes
+) -> None:
+    """Add sqrt(max(arrived, 0) per_light + dark) z to the values that are not counted."""
+    value, arrived, z, counted = places
+    per_light, dark = scalars
+    before = load(builder, value)
+    sigma = (load(builder, arrived).most(0.0) * per_light + dark).call("sqrt")
+    after = before + sigma * load(builder, z)
+    load(builder, counted, WORD).compare("!=", 0).select(before, after).store(value)
+
+
+@over_lanes(arrays=3, scalars=[types.float32])
+def _add_noise_of_all(builder: Any, places: list[Any], scalars: list[Lanes], inside: Lanes) -> None:
+    """Add sigma z to the values that are not counted."""
+    value, z, counted = places
+    before = load(builder, value)
+    after = before + scalars[0] * load(builder, z)
+    load(builder, counted, WORD).compare("!=", 0).select(before, after).store(value)
 
 
 @_borrowing
 def _add_noise(
     space: Space, count: int, first: int, is_even: bool, terms: Any, gain: Any, row: Any,
-    name: int, key: Any, detector: Detector, tables: Tables,
+    name: int, key: Any, detector: Detector, table: Any,
 ) -> int:  # fmt: skip
     """Add the noise of light and reading to the values; return how many detectors are full.
 
@@ -831,80 +875,76 @@ def _add_noise(
     is_even : whether the light is the same at all outputs
     """
     value, arrived, z, counted = (
-        space.value[:count], space.arrived[:count], space.z[:count], space.counted[:count]
+        np.uint64(space.value.ctypes.data), np.uint64(space.arrived.ctypes.data),
+        np.uint64(space.z.ctypes.data), np.uint64(space.counted.ctypes.data),
     )  # fmt: skip
-    per_light, dark, weak_below, nearly_full = terms[0], terms[1], terms[2], terms[4]
-    zero, half, one = np.float32(0), np.float32(0.5), np.float32(1)
-    _gaussians(space, first, count, row, name, key, tables)
-    some, full = 0, 0
-    if detector.full_well == np.inf:
-        for k in range(count):
-            is_weak = arrived[k] < weak_below
-            some += is_weak
-            counted[k] = one if is_weak else zero
-    elif detector.balanced:
-        for k in range(count):
-            of_one = (arrived[k] + abs(value[k] * gain)) * half
-            is_chosen = (arrived[k] < weak_below) | (of_one > nearly_full)
-            some += is_chosen
-            counted[k] = one if is_chosen else zero
-    else:
-        for k in range(count):
-            is_chosen = (arrived[k] < weak_below) | (arrived[k] > nearly_full)
-            some += is_chosen
-            counted[k] = one if is_chosen else zero
-    if some:
-        full = _count_electrons(space, count, first, terms, gain, row, name, key, detector, tables)
-    if some == count:
+    per_light, dark, full = terms[0], terms[1], 0
+    share, of_value = np.float32(1), np.float32(0)
+    if detector.balanced:
+        share, of_value = np.float32(0.5), gain
+    _gaussians(space, first, count, row, name, key, table)
+    nearly_full = terms[4]
+    chosen = _choose(counted, arrived, value, count, terms[2], nearly_full, of_value, share)
+    if chosen:
+        full = _count_electrons(space, count, first, terms, gain, row, name, key, detector, table)
+    if chosen == count:
         return full
     if is_even:
-        sigma = np.sqrt(max(arrived[0], zero) * per_light + dark)
-        for k in range(count):
-            value[k] = value[k] if counted[k] > zero else value[k] + sigma * z[k]
-    elif some:
-        for k in range(count):
-            noisy = value[k] + np.sqrt(max(arrived[k], zero) * per_light + dark) * z[k]
-            value[k] = value[k] if counted[k] > zero else noisy
+        sigma = np.sqrt(max(space.arrived[0], np.float32(0)) * per_light + dark)
+        _add_noise_of_all(value, z, counted, count, sigma)
     else:
-        for k in range(count):
-            value[k] += np.sqrt(max(arrived[k], zero) * per_light + dark) * z[k]
+        _add_noise_of_each(value, arrived, z, counted, count, per_light, dark)
     return full
+
+
+@over_lanes(arrays=3, scalars=[types.float32] * 6)
+def _add_codes(builder: Any, places: list[Any], scalars: list[Lanes], inside: Lanes) -> Lanes:
+    """Round values to codes, and add them with a sign to totals; count those that saturate.
+
+    Arrays: totals, values, inverse steps. Scalars: sign, pedestal, lowest and highest code, and
+    the limits beyond which a value saturates.
+    """
+    total, value, inverse = places
+    sign, pedestal, lowest, highest, low_end, high_end = scalars
+    code = (load(builder, value) + pedestal) * load(builder, inverse)
+    shown = code.call("rint").most(lowest).least(highest)
+    (load(builder, total) + sign * shown).store(total)
+    return code.compare(">", high_end) | code.compare("<", low_end)
 
 
 @_borrowing
 def _convert(
-    space: Space, count: int, converter: Converter, pedestal: Any, detector: Detector
+    space: Space, count: int, converter: Converter, pedestal: Any, sign: Any, detector: Detector
 ) -> int:
-    """Saturate values and round them to codes; return how many saturated."""
-    value, inverse = space.value[:count], space.inverse[:count]
-    lowest, highest = np.float32(detector.codes[0]), np.float32(detector.codes[1])
-    low_end, high_end = np.float32(detector.codes[3]), np.float32(detector.codes[4])
+    """Add saturated values, or their codes, to the totals; return how many saturated."""
+    total, value = space.total[:count], space.value[:count]
+    if detector.converts == 2:
+        codes = detector.codes
+        return _add_codes(
+            np.uint64(total.ctypes.data), np.uint64(value.ctypes.data),
+            np.uint64(space.inverse.ctypes.data), count, sign,
+            np.float32(0) if detector.balanced else pedestal, np.float32(codes[0]),
+            np.float32(codes[1]), np.float32(codes[3]), np.float32(codes[4]),
+        )  # fmt: skip
     saturated = 0
-    if detector.converts == 2 and detector.balanced:
-        inverse = converter.inverse_step
-        for k in range(count):
-            code = value[k] * inverse[k]
-            saturated += (code > high_end) | (code < low_end)
-            value[k] = min(max(np.rint(code), lowest), highest)
-    elif detector.converts == 2:
-        for k in range(count):
-            code = (value[k] + pedestal) * inverse[k]
-            saturated += (code > high_end) | (code < low_end)
-            value[k] = min(max(np.rint(code), lowest), highest)
-    elif detector.converts == 1:
+    if detector.converts == 1:
         limit = converter.limit
         for k in range(count):
             least = -limit[k] if detector.balanced else -pedestal
             shown = min(max(value[k], least), limit[k])
             saturated += shown != value[k]
             value[k] = shown
+    for k in range(count):
+        total[k] += sign * value[k]
     return saturated
 
 
 @_inlined
-def _light_of(space: Space, block: Block, row: int, reading: int, detector: Detector) -> None:
+def _light_of(
+    space: Space, block: Block, kinds: int, row: int, reading: int, detector: Detector
+) -> None:
     """Store the noise-free values of a reading of one row, and the light, in `space`."""
-    rails, kinds = detector.rails, block.sums.shape[0]
+    rails = detector.rails
     exposure, rail = reading // rails, reading % rails
     count = block.converter.scale.size
     value, arrived = space.value[:count], space.arrived[:count]
@@ -912,18 +952,18 @@ def _light_of(space: Space, block: Block, row: int, reading: int, detector: Dete
     light_unit, inverse_gain = np.float32(block.light_unit[rail]), np.float32(block.gains[0])
     number = reading if kinds == rails * rails else exposure
     if detector.balanced:
-        sums = block.sums[0, row]
+        sums = block.sums[0, row, :count]
         for k in range(count):
             value[k] = np.float32(sums[k])
         if kinds == 2:
-            lights = block.sums[1, row]
+            lights = block.sums[1, row, :count]
             for k in range(count):
                 arrived[k] = np.float32(lights[k]) * light_unit + row_light + light_term[k]
         else:
             for k in range(count):
                 arrived[k] = row_light
     else:
-        sums = block.sums[number, row]
+        sums = block.sums[number, row, :count]
         for k in range(count):
             arrived[k] = np.float32(sums[k]) * light_unit + row_light + light_term[k]
     if block.source.shape[2] > 0:
@@ -943,29 +983,36 @@ def _light_of(space: Space, block: Block, row: int, reading: int, detector: Dete
 
 @_borrowing
 def read_segment(
-    y: Any, add: bool, block: Block, detector: Detector, noise: NoiseKeys, tables: Tables,
-    space: Space,
+    y: Any, add: bool, block: Block, kinds: int, detector: Detector, noise: NoiseKeys,
+    table: Any, space: Space,
 ) -> int:  # fmt: skip
-    """Read every output of a segment, and store it in y [n, width] or add it; see `detection`.
+    """Read outputs of a segment, and store them in y [n, M] or add them; see `detection`.
 
     Parameters
     ----------
+    kinds : of sums, which `block.sums` begins with
     noise : its key is empty for light without photons
     """
     converter, rails, saturated = block.converter, detector.rails, 0
     count, last_pedestal = converter.scale.size, np.float32(-1)
-    value, total = space.value[:count], space.total[:count]
+    total = space.total[:count]
     width, inverse = space.width[:count], space.inverse[:count]
     has_codes = detector.converts == 2 and not detector.balanced
-    is_even = detector.balanced and block.sums.shape[0] == 1 and block.source.shape[2] == 0
+    is_even = detector.balanced and kinds == 1 and block.source.shape[2] == 0
     gain, scale = np.float32(block.gains[1]), converter.scale
     for i in range(y.shape[0]):
         rows = block.rows
         terms = (
             rows[0, i], rows[1, i], rows[2, i], rows[3, i], rows[4, i], rows[5, i], rows[6, i],
         )  # fmt: skip
-        pedestal, times, out = rows[3, i], rows[7, i], y[i]
-        if has_codes and pedestal != last_pedestal:
+        pedestal, times = rows[3, i], rows[7, i]
+        out = y[i, block.first : block.first + count]
+        for k in range(count):
+            total[k] = np.float32(0)
+        if detector.balanced and i == 0:
+            for k in range(count):
+                inverse[k] = converter.inverse_step[k]
+        elif has_codes and pedestal != last_pedestal:
             limit, inverse_steps = converter.limit, np.float32(detector.codes[2])
             for k in range(count):
                 width[k] = (limit[k] + pedestal) * inverse_steps
@@ -975,23 +1022,15 @@ def read_segment(
             exposure = reading // rails
             if exposure and not block.minus[i]:
                 break
-            _light_of(space, block, i, reading, detector)
+            _light_of(space, block, kinds, i, reading, detector)
             if noise.key.size:
                 name = noise.segment << 8 | reading << 4
                 saturated += _add_noise(
                     space, count, block.first, is_even, terms, gain, noise.rows[i], name,
-                    noise.key, detector, tables,
+                    noise.key, detector, table,
                 )  # fmt: skip
-            saturated += _convert(space, count, converter, pedestal, detector)
-            if reading == 0:
-                for k in range(count):
-                    total[k] = value[k]
-            elif exposure == reading % rails:
-                for k in range(count):
-                    total[k] += value[k]
-            else:
-                for k in range(count):
-                    total[k] -= value[k]
+            sign = np.float32(1 if exposure == reading % rails else -1)
+            saturated += _convert(space, count, converter, pedestal, sign, detector)
         if has_codes:
             for k in range(count):
                 total[k] *= width[k]
@@ -1008,7 +1047,7 @@ def read_segment(
 
 
 @_compiled
-def read_block(y: Any, add: bool, plain: Any, detector: Any, noise: Any, tables: Any) -> int:
+def read_block(y: Any, add: bool, plain: Any, detector: Any, noise: Any, table: Any) -> int:
     """Read a block as `read_segment` does; the named tuples are given as plain tuples.
 
     Parameters
@@ -1020,8 +1059,9 @@ def read_block(y: Any, add: bool, plain: Any, detector: Any, noise: Any, tables:
         plain[10], Converter(*plain[1]),
     )  # fmt: skip
     space = _space_for(block.converter.scale.size)
+    kinds = block.sums.shape[0]
     return read_segment(
-        y, add, block, Detector(*detector), NoiseKeys(*noise), Tables(*tables), space
+        y, add, block, kinds, Detector(*detector), NoiseKeys(*noise), table, space
     )
 
 
@@ -1166,13 +1206,12 @@ def _encode_lines(
     n, (integers, sums, edges, _) = len(x), encoded
     first, length, stored = weights.segments[s, 0], weights.segments[s, 1], weights.segments[s, 2]
     scale, largest, fits = lines.scale[s], weights.largest[s], True
-    numbers = integers[:, :length]
     if bench.centre < 0:
-        encode_signed(x, first, bench.levels, numbers, scale, sums)
+        encode_signed(x, first, length, bench.levels, integers, scale, sums)
         for i in range(n):
             fits &= scale[i] <= largest
     else:
-        encode_offset(x, first, bench.levels, bench.centre, numbers, edges, sums)
+        encode_offset(x, first, length, bench.levels, bench.centre, integers, edges, sums)
         for i in range(n):
             fits &= max(-edges[i, 0], edges[i, 1]) <= largest
             scale[i] = (edges[i, 1] - edges[i, 0]) / (1 - bench.true_leak)
@@ -1181,7 +1220,7 @@ def _encode_lines(
             total = scale[i] * passed + length * lines.low[s, i]
             lines.passed[s, i] = total - length * lines.low[s, i]
     for i in range(n):
-        row, one = numbers[i], lines.shown[i, 0, stored : stored + length]
+        row, one = integers[i, :length], lines.shown[i, 0, stored : stored + length]
         if bench.scheme == ONE_SUM:
             for k in range(length):
                 one[k] = np.int8(row[k])
@@ -1270,7 +1309,7 @@ def _light_rows(
         per_sum += bench.per_sum[rail] * outputs
     columns = weights.columns[matrix]
     if columns.size and (bench.photons > 0 or bench.per_mac > 0 or bench.entering_per_mac > 0):
-        sums_with(integers[:, :length], columns[first : first + length], both)
+        sums_with(integers, columns[first : first + length], both)
     for i in range(n):
         row_light, entering = 0.0, 0.0
         for exposure in range(detector.exposures):
@@ -1310,7 +1349,7 @@ def _light_rows(
 @_borrowing
 def _source_rows(
     s: int, bench: Bench, lines: Lines, rows: Any, drift: Any, key: Any, space: Space,
-    tables: Tables,
+    table: Any,
 ) -> None:  # fmt: skip
     """Compute the brightness of each row's exposures; rows that share one are neighbours."""
     rms, frames = np.float32(bench.source_rms), lines.source.shape[3]
@@ -1324,7 +1363,7 @@ def _source_rows(
                 for frame in range(frames):
                     factors[frame] = before[frame]
             elif bench.source_rms > 0:
-                _source_factors(factors, rms, shown, name, key, space, tables.normal)
+                _source_factors(factors, rms, shown, name, key, space, table)
             else:
                 for frame in range(frames):
                     factors[frame] = np.float32(1)
@@ -1383,15 +1422,15 @@ def _light_terms(
 
 @_borrowing
 def _add_digital(
-    y: Any, s: int, matrix: int, low: int, column: int, bench: Bench, weights: Weights,
-    detector: Detector, lines: Lines,
+    y: Any, s: int, matrix: int, low: int, column: int, width: int, bench: Bench,
+    weights: Weights, detector: Detector, lines: Lines,
 ) -> None:  # fmt: skip
-    """Add the digital correction of a segment to y [n, width]; see `CrossTerms`."""
-    n, width = y.shape
+    """Add the digital correction of a segment to outputs of y [n, M]; see `CrossTerms`."""
+    n, end = len(y), column + width
     if bench.centre >= 0:
         total, low_w = weights.total[matrix, s], weights.low[matrix, s]
         for i in range(n):
-            a, b, out = lines.low[s, low + i], lines.passed[s, low + i], y[i]
+            a, b, out = lines.low[s, low + i], lines.passed[s, low + i], y[i, column:end]
             for k in range(width):
                 digital = np.float64(out[k]) + a * total[column + k]
                 out[k] = np.float32(digital + b * low_w[column + k])
@@ -1401,7 +1440,7 @@ def _add_digital(
         for i in range(n):
             if lines.minus[s, low + i]:
                 continue
-            a, out = -lines.scale[s, low + i], y[i]
+            a, out = -lines.scale[s, low + i], y[i, column:end]
             for k in range(width):
                 plus = bench.rail_unit[0] * _light_sum(sums, 0, column + k, bench)
                 minus = bench.rail_unit[1] * _light_sum(sums, 1, column + k, bench)
@@ -1414,7 +1453,7 @@ def _add_digital(
 @_borrowing
 def _run_task(
     x: Any, y: Any, rows: Any, drift: Any, task: Any, bench: Bench, weights: Weights,
-    detector: Detector, key: Any, tables: Tables, light: Any, second: Any, lines: Lines,
+    detector: Detector, key: Any, table: Any, light: Any, second: Any, lines: Lines,
     encoded: Any, product: Any, light_term: Any, space: Space,
 ) -> int:  # fmt: skip
     """Do what `multiply` promises, in the space that it has created."""
@@ -1431,7 +1470,7 @@ def _run_task(
                 return -1
             of_rows = light[s, matrix, first_row:last_row]
             _light_rows(s, matrix, bench, weights, detector, lines, encoded, of_rows)
-            _source_rows(s, bench, lines, ids, own_drift, key, space, tables)
+            _source_rows(s, bench, lines, ids, own_drift, key, space, table)
             if first_output == 0:
                 for i in range(n):
                     second[s, matrix] += lines.minus[s, i]
@@ -1450,22 +1489,26 @@ def _run_task(
                     sums = product[:kinds, : high - low, :tiles]
                     _multiply_panel(lines, s, low, high, column, bench, weights, matrix, sums)
                     block = Block(
-                        column, sums, bench.light_unit, bench.gains,
+                        column, product, bench.light_unit, bench.gains,
                         lines.row_light[s, :, low:high], lines.terms[s, :, low:high], light_term,
                         lines.minus[s, low:high], lines.source[s, :, low:high], bench.frame,
                         converter,
                     )  # fmt: skip
                     noise = NoiseKeys(of_noise, ids[low:high], s)
-                    out = y[matrix, first_row + low : first_row + high, column:end]
-                    saturated += read_segment(out, s > 0, block, detector, noise, tables, space)
-                    _add_digital(out, s, matrix, low, column, bench, weights, detector, lines)
+                    out = y[matrix, first_row + low : first_row + high]
+                    saturated += read_segment(
+                        out, s > 0, block, kinds, detector, noise, table, space
+                    )
+                    _add_digital(
+                        out, s, matrix, low, column, width, bench, weights, detector, lines
+                    )
     return saturated
 
 
 @_compiled
 def multiply(
     x: Any, y: Any, rows: Any, drift: Any, task: Any, plain_bench: Any, plain_weights: Any,
-    plain_detector: Any, key: Any, plain_tables: Any, light: Any, second: Any,
+    plain_detector: Any, key: Any, table: Any, light: Any, second: Any,
 ) -> Any:  # fmt: skip
     """Store products of rows x [m, n, K] in y [m, n, M]: encode, multiply, read and scale.
 
@@ -1483,7 +1526,7 @@ def multiply(
     saturated values; -1 if a row is too large or not finite
     """
     bench, weights = Bench(*plain_bench), Weights(*plain_weights)
-    detector, tables = Detector(*plain_detector), Tables(*plain_tables)
+    detector = Detector(*plain_detector)
     n, longest = task[3] - task[2], 0
     for s in range(len(weights.segments)):
         longest = max(longest, weights.segments[s, 1])
@@ -1496,7 +1539,7 @@ def multiply(
     kinds = 1 if bench.scheme == ONE_SUM else (4 if bench.scheme == FOUR_READINGS else 2)
     product, light_term = np.empty((kinds, step, panel), np.int32), np.empty((2, panel), np.float32)
     return _run_task(
-        x, y, rows, drift, task, bench, weights, detector, key, tables, light, second, lines,
+        x, y, rows, drift, task, bench, weights, detector, key, table, light, second, lines,
         encoded, product, light_term, _space_for(panel),
     )  # fmt: skip
 

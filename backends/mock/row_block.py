@@ -21,7 +21,7 @@ from . import compiled_loops
 from .detection import Block, Converter, CrossTerms, Detector, noise_free, read_segment
 from .encoding import encode_rows
 from .integer_products import multiply, panels
-from .noise import NoiseKeys, source_normals
+from .noise import NoiseKeys, quantiles, source_normals
 from .parameters import MockParameters
 from .weight_segment import InputExposure, WeightSegment
 
@@ -124,13 +124,13 @@ class RowBlock:
         Without compiled code, several threads share it.
         """
         start = time.perf_counter()
-        block, out = self.block(panel, place), y[:, place]
+        block = self.block(panel, place)
         product = time.perf_counter()
         noise = self._noise if self._electrons is not None else None
         if COMPILED and not self._detector.is_ideal:
-            saturated = _read_compiled(out, add, block, self._detector, noise)
+            saturated = _read_compiled(y, add, block, self._detector, noise)
         else:
-            saturated = _read_in_pieces(out, add, block, self._detector, noise, threads)
+            saturated = _read_in_pieces(y[:, place], add, block, self._detector, noise, threads)
         if self._cross is not None:
             _add_cross(y, place, self._cross)
         with stats.lock:
@@ -266,7 +266,7 @@ def _read_compiled(
         noise = NoiseKeys(nothing, nothing, 0)
     plain = (np.stack(block.sums), tuple(block.converter), *block[:1], *block[2:-1])
     loops = compiled_loops()
-    return int(loops.read_block(y, add, plain, tuple(detector), tuple(noise), loops.tables()))
+    return int(loops.read_block(y, add, plain, tuple(detector), tuple(noise), quantiles()))
 
 
 def _read_in_pieces(
