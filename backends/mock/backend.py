@@ -64,7 +64,8 @@ class MockBackend(Backend):
         self.geometry = self._parameters.geometry
         self.timing = ShotTiming.of(self.profile)
         if can_pack(self._parameters, 1):
-            self._bench = tuple(bench_constants(self._parameters))
+            bench = bench_constants(self._parameters)
+            self._bench, self._bench_unit = tuple(bench), bench.value_unit
             self._detector = tuple(self._parameters.detector)
 
     def describe(self) -> Mapping[str, Any]:
@@ -98,15 +99,45 @@ class MockBackend(Backend):
 
     def observe(self, x: np.ndarray, w: PreparedWeights, valid: np.ndarray | None) -> np.ndarray:
         """Return the largest noise-free value of each output at its converter."""
-        matrices, outputs = w.content[0].weights.shape[:2]
+        is_packed = isinstance(w.content, PackedWeights)
+        matrices = int(np.prod(w.shape[:-2]))
         x = np.ascontiguousarray(x, dtype=np.float32).reshape(matrices, -1, w.shape[-1])
-        mask = None
+        shape, mask = (matrices, x.shape[1], w.shape[-2]), None
         if valid is not None:
-            shape = (matrices, x.shape[1], outputs)
             mask = np.broadcast_to(valid, (*w.shape[:-2], *shape[1:])).reshape(shape)
-        largest = np.zeros((matrices, len(w.content), outputs))
+        return self._peaks(x, w.content, mask) if is_packed else self._largest(x, w.content, mask)
+
+    def _peaks(
+        self, x: np.ndarray, weights: PackedWeights, mask: np.ndarray | None
+    ) -> np.ndarray:
+        """Do what `observe` promises, in one compiled call per task."""
+        (matrices, rows, _), outputs, loops = x.shape, weights.shape[1], compiled_loops()
+        threads, plain = _threads(x.size * outputs), weights.plain(None)
+        tasks = _tasks(matrices, rows, outputs, threads, may_divide=False)
+        peaks = np.zeros(
+            (len(tasks), matrices, len(weights.saturated), outputs), dtype=np.float32
+        )
+        valid = np.empty((matrices, 0, 0), dtype=bool) if mask is None else np.ascontiguousarray(mask)
+        fits = [True] * len(tasks)
+
+        def work(number: int) -> None:
+            fits[number] = loops.observe(
+                x, tasks[number], self._bench, plain, self._detector, peaks[number], valid
+            )
+
+        run_all([partial(work, number) for number in range(len(tasks))], threads)
+        if not all(fits):
+            raise _too_large(x, plain)
+        return (peaks.max(axis=0) * self._bench_unit).astype(np.float64)
+
+    def _largest(
+        self, x: np.ndarray, segments: list[WeightSegment], mask: np.ndarray | None
+    ) -> np.ndarray:
+        """Do what `observe` promises for any bench."""
+        matrices, outputs = segments[0].weights.shape[:2]
+        largest = np.zeros((matrices, len(segments), outputs))
         for matrix, rows in _blocks(matrices, x.shape[1], outputs):
-            for index, segment in enumerate(w.content):
+            for index, segment in enumerate(segments):
                 block = RowBlock(self._parameters, x[matrix, rows], segment, matrix)
                 unit = segment.exposures[0].rules[0].unit
                 for panel, place in block.panels(1):
@@ -219,11 +250,7 @@ class MockBackend(Backend):
 
         run_all([partial(work, number) for number in range(len(tasks))], threads)
         if min(saturated) < 0:
-            largest = float(plain[-2].min())
-            raise InputError(
-                f"x reaches {np.abs(x).max():.3g}, too much for float32 times these weights: "
-                f"scale it to {largest:.3g} at most"
-            )
+            raise _too_large(x, plain)
         repeated = second.sum(axis=0)
         exposures = segments * matrices * rows + int(repeated.sum())
         stats = Stats(
@@ -273,8 +300,22 @@ def _threads(multiplications: int) -> int:
     return threads if multiplications >= _WORTH_THREADS else 1
 
 
-def _tasks(matrices: int, rows: int, outputs: int, threads: int) -> list[tuple[int, ...]]:
-    """Divide a product into (first and last matrix, row and output), about two a thread."""
+def _too_large(x: np.ndarray, plain: tuple[Any, ...]) -> InputError:
+    return InputError(
+        f"x reaches {np.abs(x).max():.3g}, too much for float32 times these weights: scale it to "
+        f"{float(plain[-2].min()):.3g} at most"
+    )
+
+
+def _tasks(
+    matrices: int, rows: int, outputs: int, threads: int, may_divide: bool = True
+) -> list[tuple[int, ...]]:
+    """Divide a product into (first and last matrix, row and output), about two a thread.
+
+    Parameters
+    ----------
+    may_divide : whether the outputs may be divided
+    """
     step = _BLOCK_ROWS
     if threads == 1 and rows <= step:
         return [(0, matrices, 0, rows, 0, outputs)]
@@ -288,7 +329,7 @@ def _tasks(matrices: int, rows: int, outputs: int, threads: int) -> list[tuple[i
         ]
     if threads > 1:
         step = min(step, max(32, -(-rows // (2 * threads) // 4) * 4))
-    if rows <= 32:  # divide the outputs
+    if rows <= 32 and may_divide:
         width = -(-outputs // threads // GROUP) * GROUP
         return [(0, 1, 0, rows, i, min(i + width, outputs)) for i in range(0, outputs, width)]
     return [(0, 1, i, min(i + step, rows), 0, outputs) for i in range(0, rows, step)]

@@ -1203,7 +1203,7 @@ def _encode_lines(
     x: Any, s: int, bench: Bench, weights: Weights, lines: Lines, encoded: Any
 ) -> bool:
     """Encode rows x for segment `s`; return whether they are finite and small enough."""
-    n, (integers, sums, edges, _) = len(x), encoded
+    n, integers, sums, edges = len(x), encoded[0], encoded[1], encoded[2]
     first, length, stored = weights.segments[s, 0], weights.segments[s, 1], weights.segments[s, 2]
     scale, largest, fits = lines.scale[s], weights.largest[s], True
     if bench.centre < 0:
@@ -1291,7 +1291,7 @@ def _light_rows(
 ) -> None:  # fmt: skip
     """Compute the light of rows: what each reading and its noise need, and the photons of each."""
     n, rails, outputs = len(light), detector.rails, weights.outputs
-    integers, sums, _, both = encoded
+    integers, sums, both = encoded[0], encoded[1], encoded[3]
     length, first = weights.segments[s, 1], weights.segments[s, 0]
     terms, leak = lines.terms[s], bench.leak
     if bench.scheme < TWO_EXPOSURES and bench.centre < 0:
@@ -1450,6 +1450,97 @@ def _add_digital(
                 out[k] = np.float32(np.float64(out[k]) + a * leaked)
 
 
+@_compiled
+def _buffers_of(
+    task: Any, has_drift: bool, bench: Bench, weights: Weights, detector: Detector
+) -> Any:
+    """Return the space of a task: for lines, encoded rows, sums, and terms of the light."""
+    n, longest = task[3] - task[2], 0
+    for s in range(len(weights.segments)):
+        longest = max(longest, weights.segments[s, 1])
+    encoded = (
+        np.empty((n, longest), np.int16), np.empty((n, 2)), np.empty((n, 2)),
+        np.empty((n, 2), np.int64), np.empty(n),
+    )  # fmt: skip
+    kinds = 1 if bench.scheme == ONE_SUM else (4 if bench.scheme == FOUR_READINGS else 2)
+    step, panel = min(n, 32), 512 if n <= 4 else 256
+    product, light_term = np.empty((kinds, step, panel), np.int32), np.empty((2, panel), np.float32)
+    return _lines_for(n, has_drift, bench, weights, detector), encoded, product, light_term
+
+
+@_borrowing
+def _observe_task(
+    x: Any, task: Any, bench: Bench, weights: Weights, detector: Detector, peaks: Any, valid: Any,
+    lines: Lines, encoded: Any, product: Any, light_term: Any, space: Space,
+) -> bool:  # fmt: skip
+    """Do what `observe` promises, in the space that it has created."""
+    first_matrix, last_matrix, first_row, last_row, _, outputs = task
+    (kinds, step, panel), n = product.shape, last_row - first_row
+    for matrix in range(first_matrix, last_matrix):
+        part = x[matrix, first_row:last_row]
+        for s in range(len(weights.segments)):
+            if not _encode_lines(part, s, bench, weights, lines, encoded):
+                return False
+            _light_rows(s, matrix, bench, weights, detector, lines, encoded, encoded[4])
+        for column in range(0, outputs, panel):
+            end = min(column + panel, outputs)
+            width, tiles = end - column, (end - column + 63) // 64 * 64
+            value = space.value[:width]
+            for s in range(len(weights.segments)):
+                peak = peaks[matrix, s, column:end]
+                factor = weights.factor[matrix, s, column:end]
+                _light_terms(light_term, s, matrix, column, width, bench, weights, detector)
+                for low in range(0, n, step):
+                    high = min(low + step, n)
+                    sums = product[:, : high - low, :tiles]
+                    _multiply_panel(lines, s, low, high, column, bench, weights, matrix, sums)
+                    block = Block(
+                        column, product, bench.light_unit, bench.gains,
+                        lines.row_light[s, :, low:high], lines.terms[s, :, low:high], light_term,
+                        lines.minus[s, low:high], lines.source[s, :, low:high, :0], bench.frame,
+                        Converter(factor, factor, factor),
+                    )  # fmt: skip
+                    for i in range(high - low):
+                        for reading in range(detector.rails * detector.exposures):
+                            if reading >= detector.rails and not block.minus[i]:
+                                break
+                            _light_of(space, block, kinds, i, reading, detector)
+                            if valid.shape[1]:
+                                used = valid[matrix, first_row + low + i, column:end]
+                                for k in range(width):
+                                    peak[k] = max(peak[k], abs(value[k]) if used[k] else peak[k])
+                            else:
+                                for k in range(width):
+                                    peak[k] = max(peak[k], abs(value[k]))
+    return True
+
+
+@_compiled
+def observe(
+    x: Any, task: Any, plain_bench: Any, plain_weights: Any, plain_detector: Any, peaks: Any,
+    valid: Any,
+) -> bool:  # fmt: skip
+    """Find the largest noise-free magnitude of each segment and output at its converter.
+
+    Parameters
+    ----------
+    task : as for `multiply`, with all outputs
+    peaks : float32 [m, segments, M], result
+    valid : which outputs of each row count, bool [m, n, M]; [m, 0, 0] for all
+
+    Returns
+    -------
+    whether all rows are finite and small enough
+    """
+    bench, weights = Bench(*plain_bench), Weights(*plain_weights)
+    detector = Detector(*plain_detector)
+    lines, encoded, product, light_term = _buffers_of(task, False, bench, weights, detector)
+    return _observe_task(
+        x, task, bench, weights, detector, peaks, valid, lines, encoded, product, light_term,
+        _space_for(product.shape[2]),
+    )  # fmt: skip
+
+
 @_borrowing
 def _run_task(
     x: Any, y: Any, rows: Any, drift: Any, task: Any, bench: Bench, weights: Weights,
@@ -1527,20 +1618,12 @@ def multiply(
     """
     bench, weights = Bench(*plain_bench), Weights(*plain_weights)
     detector = Detector(*plain_detector)
-    n, longest = task[3] - task[2], 0
-    for s in range(len(weights.segments)):
-        longest = max(longest, weights.segments[s, 1])
-    lines = _lines_for(n, drift.shape[1] > 0, bench, weights, detector)
-    encoded = (
-        np.empty((n, longest), np.int16), np.empty((n, 2)), np.empty((n, 2)),
-        np.empty((n, 2), np.int64),
-    )  # fmt: skip
-    step, panel = min(n, 32), 512 if n <= 4 else 256
-    kinds = 1 if bench.scheme == ONE_SUM else (4 if bench.scheme == FOUR_READINGS else 2)
-    product, light_term = np.empty((kinds, step, panel), np.int32), np.empty((2, panel), np.float32)
+    lines, encoded, product, light_term = _buffers_of(
+        task, drift.shape[1] > 0, bench, weights, detector
+    )
     return _run_task(
         x, y, rows, drift, task, bench, weights, detector, key, table, light, second, lines,
-        encoded, product, light_term, _space_for(panel),
+        encoded, product, light_term, _space_for(product.shape[2]),
     )  # fmt: skip
 
 

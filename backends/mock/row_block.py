@@ -171,9 +171,13 @@ class RowBlock:
     def largest(self, panel: int | None, place: slice) -> np.ndarray:
         """Return the largest noise-free magnitude of each row and output: float32 [n, width]."""
         block = self.block(panel, place)
-        readings = range(self._detector.rails * self._detector.exposures)
-        values = [noise_free(block, self._detector, reading)[0] for reading in readings]
-        return np.abs(values).max(axis=0)
+        largest = np.zeros(block.sums[0].shape, dtype=np.float32)
+        for reading in range(self._detector.rails * self._detector.exposures):
+            value = np.abs(noise_free(block, self._detector, reading)[0])
+            if reading >= self._detector.rails:  # in the exposure of x-
+                value *= block.minus[:, None]
+            np.maximum(largest, value, out=largest)
+        return largest
 
     def _electrons_per_pair(self) -> np.ndarray | float:
         """Return P, the electrons of one element pair at full transmission, or P per row [n]."""
