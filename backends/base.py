@@ -196,10 +196,22 @@ class Backend(ABC):
         """The times of its devices; by default those of the profile."""
         return ShotTiming.of(self.profile)
 
-    def prepare(self, weights: Any, *, ranges: Ranges | None = None) -> PreparedWeights:
+    def prepare(
+        self,
+        weights: Any,
+        *,
+        ranges: Ranges | None = None,
+        grown: PreparedWeights | None = None,
+    ) -> PreparedWeights:
         """Check weights [..., M, K] and return them in the form that this backend multiplies.
 
         Leading axes are batched dynamic operands, such as the keys of each head.
+
+        Parameters
+        ----------
+        ranges : of the products; None before a calibration pass
+        grown : these weights when M or K was smaller, such as keys without those of new tokens. A
+            backend may encode only the new ones; `grown` cannot be used any more.
 
         Raises
         ------
@@ -210,9 +222,32 @@ class Backend(ABC):
             raise InputError(
                 f"weights of shape {array.shape} are not a matrix; give the shape [..., M, K]"
             )
+        if grown is not None and self._can_grow(grown, array.shape, ranges):
+            tokens = (..., slice(grown.shape[-2], None), slice(None))
+            if array.shape[-2] == grown.shape[-2]:
+                tokens = (..., slice(grown.shape[-1], None))
+            check_finite(array[tokens], "weights")
+            if self._grow(array, grown.content):
+                return PreparedWeights(array.shape, grown.content, ranges, self._maker)
         check_finite(array, "weights")
         content = self._prepare(array, ranges) if array.size else None
         return PreparedWeights(array.shape, content, ranges, self._maker)
+
+    def _can_grow(
+        self, grown: PreparedWeights, shape: tuple[int, ...], ranges: Ranges | None
+    ) -> bool:
+        """Return whether prepared weights may be these, but for one axis that was shorter."""
+        old = grown.shape
+        same = grown.maker == self._maker and grown.ranges is ranges and grown.content is not None
+        if not same or len(old) != len(shape) or old[:-2] != shape[:-2]:
+            return False
+        return (old[-1] == shape[-1] and old[-2] <= shape[-2]) or (
+            old[-2] == shape[-2] and old[-1] <= shape[-1]
+        )
+
+    def _grow(self, weights: np.ndarray, content: Any) -> bool:
+        """Encode what weights [..., M, K] have beyond `content`; return whether that is done."""
+        return False
 
     def matmul(self, x: Any, w: Any, at: Address | None = None) -> MatmulResult:
         """Multiply x [..., N, K] by w [..., M, K] transposed: float32 [..., N, M].

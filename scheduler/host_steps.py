@@ -372,11 +372,18 @@ def _rotations(
 
 
 class State:
-    """Keys or values of past tokens, [B, H, capacity, e], growing by doubling."""
+    """Keys or values of past tokens, [B, H, capacity, e], growing by doubling.
+
+    Attributes
+    ----------
+    length : number of tokens
+    encoded : the tokens as weights of a product, by its name, so that they are encoded once
+    """
 
     def __init__(self) -> None:
         self._array: np.ndarray | None = None
         self.length = 0
+        self.encoded: dict[str, Any] = {}
 
     def append(self, new: np.ndarray) -> np.ndarray:
         """Append [B, H, T, e]; return all tokens so far as a view [B, H, length, e]."""

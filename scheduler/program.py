@@ -141,6 +141,7 @@ class OpticalMatmul:
     non_negative : no value of x is below zero, so that only x+ is shown
     valid : operand that is False where an entry of y is masked and never used
     groups : query heads that share one key head; rows of y are (group, token)
+    state : of whose tokens w consists, which so can stay encoded from pass to pass
     """
 
     name: str
@@ -155,6 +156,7 @@ class OpticalMatmul:
     non_negative: bool = False
     valid: str | None = None
     groups: int = 1
+    state: str | None = None
 
     @property
     def layer(self) -> int | None:

@@ -137,9 +137,7 @@ class StepRunner:
         backend = self._host if backend is None else backend
         x = part.operands[step.x]
         weights = (
-            backend.prepare(part.operands[step.w], ranges=self.ranges.get(step.name))
-            if step.dynamic
-            else self._static(step, backend)
+            self._dynamic(step, part, backend) if step.dynamic else self._static(step, backend)
         )
         address = Address(step.name, part.row_ids.of(x))
         details = None if backend.timeline is None else details_of(step, part.number)
@@ -172,6 +170,19 @@ class StepRunner:
         if not step.w_shape[-1].is_fixed:
             largest = largest.max(axis=1, keepdims=True)
         return Ranges(_with_margin(largest, backend.profile.readout_range), scale)
+
+    def _dynamic(self, step: OpticalMatmul, part: Part, backend: Backend) -> PreparedWeights:
+        """Prepare an operand; of keys and values, only the tokens that are new."""
+        ranges, kept = self.ranges.get(step.name), None
+        state = part.operands.get(step.state) if step.state else None
+        if state is not None:
+            kept = state.encoded.pop(step.name, None)
+            if kept is not None and part.sizes["past"] not in kept.shape[-2:]:
+                kept = None  # of a pass that failed
+        prepared = backend.prepare(part.operands[step.w], ranges=ranges, grown=kept)
+        if state is not None:
+            state.encoded[step.name] = prepared
+        return prepared
 
     def _static(self, step: OpticalMatmul, backend: Backend) -> PreparedWeights:
         if backend is self._host:  # a view, checked when it was read: no copy is kept

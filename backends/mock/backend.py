@@ -34,6 +34,7 @@ from .weight_segment import WeightSegment
 
 _BLOCK_ROWS = 256  # at a time, with panels of outputs
 _WORTH_THREADS = 1 << 23  # multiplications worth threads: waking one takes as long as half of them
+_KEPT_FRAMES = 1024
 _BLOCK_VALUES = 1 << 21  # of a block of rows without panels
 
 
@@ -63,6 +64,7 @@ class MockBackend(Backend):
         self._parameters = MockParameters.of(self.profile)
         self.geometry = self._parameters.geometry
         self.timing = ShotTiming.of(self.profile)
+        self._frames: dict[tuple[tuple[int, ...], int], Frames] = {}
         if can_pack(self._parameters, 1):
             bench = bench_constants(self._parameters)
             self._bench, self._bench_unit = tuple(bench), bench.value_unit
@@ -148,6 +150,12 @@ class MockBackend(Backend):
                     np.maximum(peak, value.max(axis=0) * unit, out=peak)
         return largest
 
+    def _grow(self, weights: np.ndarray, content: Any) -> bool:
+        if not isinstance(content, PackedWeights):
+            return False
+        content.grow(weights.reshape(-1, *weights.shape[-2:]))
+        return True
+
     def _prepare(
         self, weights: np.ndarray, ranges: Ranges | None
     ) -> PackedWeights | list[WeightSegment]:
@@ -208,7 +216,7 @@ class MockBackend(Backend):
         )
         for second, segment in zip(reading_stats.second, segments, strict=True):
             counts = tuple((rows + second).tolist())
-            frames = frames_of(counts, outputs, self.geometry, self.timing)
+            frames = self._frames_of(counts, outputs)
             self._count_frames(frames, segment.weights.saturated, segment.weights.shape, stats)
         return MatmulResult(y, stats)
 
@@ -261,10 +269,21 @@ class MockBackend(Backend):
             seconds={"product": time.perf_counter() - start},
         )
         for index in range(segments):
-            frames = weights.frames(rows, repeated[index])
+            counts = tuple((rows + repeated[index]).tolist())
+            frames = self._frames_of(counts, outputs)
             length = int(weights.segments[index, 1])
             self._count_frames(frames, weights.saturated[index], (matrices, outputs, length), stats)
         return MatmulResult(y, stats)
+
+    def _frames_of(self, counts: tuple[int, ...], outputs: int) -> Frames:
+        """Return the frames of one segment; layers share them."""
+        found = self._frames.get((counts, outputs))
+        if found is None:
+            if len(self._frames) >= _KEPT_FRAMES:
+                self._frames.clear()
+            found = frames_of(counts, outputs, self.geometry, self.timing)
+            self._frames[counts, outputs] = found
+        return found
 
     def _count_frames(
         self, frames: Frames, saturated: int, shape: tuple[int, ...], stats: Stats

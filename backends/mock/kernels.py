@@ -1640,49 +1640,48 @@ def _store_plain(bytes_: Any, output: int, column: int, level: int) -> None:
 _store = _store_byte if HAS_DOT else _store_plain
 
 
-@_compiled
+@_borrowing
 def pack_weights(
-    w: Any, span: Any, lowest: Any, matrix: int, first: int, last: int, s: int, begin: int,
-    end: int, levels: int, centre: int, lit: int, plain: Any,
+    w: Any, span: Any, lowest: Any, first: int, last: int, s: int, begin: int, end: int,
+    levels: int, centre: int, lit: int, plain: Any,
 ) -> int:  # fmt: skip
     """Round weights to levels and store them in `Weights`; return how many saturated.
 
     Parameters
     ----------
-    w : float32 [M, K] of one matrix
-    span, lowest : range of `levels` levels, and the number at level 0, of each output: float64 and
-        float32 [M]
+    w : float32 [m, M, K]
+    span, lowest : range of `levels` levels, and the number at level 0, of the outputs from `first`
+        on: float64 and float32 [m, outputs]
     first, last : outputs
     s, begin, end : segment, and its columns of w that are stored
     lit : which sums over the outputs are kept: 0 none, 1 of the magnitudes, -1 of the integers
     """
     weights, saturated = Weights(*plain), 0
-    bytes_, columns, sums = weights.bytes_[matrix], weights.columns[matrix], weights.sums[matrix, s]
     shift = weights.segments[s, 2] - weights.segments[s, 0]
-    least, most, middle = np.float32(0 if centre >= 0 else -levels), np.float32(levels), 0
-    if centre >= 0:
-        middle = centre
-    steps = np.empty(64, np.float32)
-    for tile in range(first // 64 * 64, last, 64):
-        top, bottom = max(tile, first), min(tile + 64, last)
-        for o in range(top, bottom):
-            step = min(levels / span[o], 3e38) if span[o] > 0 else 0.0
-            steps[o - tile] = np.float32(step)
-        for k in range(begin, end):
-            at = k + shift
-            column = np.int64(0)
-            for o in range(top, bottom):
-                number = np.rint((w[o, k] - lowest[o]) * steps[o - tile])
-                saturated += (number > most) | (number < least)
-                level = np.int32(min(max(number, least), most)) - middle
-                if centre >= 0:
-                    sums[0, o] += level
-                    column += level
-                else:
-                    sums[0, o] += max(level, 0)
-                    sums[1, o] += max(-level, 0)
-                    column += abs(level)
-                _store(bytes_, o, at, level)
-            if lit:
-                columns[k] += column
+    least, most = np.float32(0 if centre >= 0 else -levels), np.float32(levels)
+    middle = centre if centre >= 0 else 0
+    for matrix in range(len(w)):
+        bytes_, columns, sums = (
+            weights.bytes_[matrix], weights.columns[matrix], weights.sums[matrix, s]
+        )  # fmt: skip
+        for tile in range(first // 64 * 64, last, 64):
+            top, bottom = max(tile, first), min(tile + 64, last)
+            for k in range(begin, end):
+                at, column = k + shift, np.int64(0)
+                for o in range(top, bottom):
+                    width, low = span[matrix, o - first], lowest[matrix, o - first]
+                    step = np.float32(min(levels / width, 3e38)) if width > 0 else np.float32(0)
+                    number = np.rint((w[matrix, o, k] - low) * step)
+                    saturated += (number > most) | (number < least)
+                    level = np.int32(min(max(number, least), most)) - middle
+                    if centre >= 0:
+                        sums[0, o] += level
+                        column += level
+                    else:
+                        sums[0, o] += max(level, 0)
+                        sums[1, o] += max(-level, 0)
+                        column += abs(level)
+                    _store(bytes_, o, at, level)
+                if lit:
+                    columns[k] += column
     return saturated

@@ -15,9 +15,7 @@ import numpy as np
 
 from ...instruments.environment import COMPILED
 from ..base import Ranges
-from ..device_timeline import Frames, frames_of
 from ..tiling import cuts
-from ..timing import ShotTiming
 from . import compiled_loops
 from .detection import Converter, single
 from .encoding import (
@@ -36,6 +34,7 @@ from .parameters import MockParameters
 from .weight_segment import readout_limit
 
 _TILE = 64  # outputs whose bytes are neighbours
+_CONVERTERS = ("limit", "inverse_step", "factor")
 
 
 def can_pack(parameters: MockParameters, length: int) -> bool:
@@ -55,6 +54,7 @@ class PackedWeights:
     Attributes
     ----------
     shape : (m, M, K)
+    segments : first column, length, and first stored column of each, int64 [segments, 3]
     saturated : number of weights of each segment that exceeded their calibrated scale
     """
 
@@ -64,65 +64,68 @@ class PackedWeights:
         self._parameters, self._ranges = parameters, ranges
         self.shape = (weights.shape[0], 0, 0)
         self.saturated: list[int] = []
+        self.segments = np.zeros((0, 3), dtype=np.int64)
         self._plain: tuple[Any, ...] | None = None
-        self._converters: tuple[Ranges | None, tuple[np.ndarray, ...]] | None = None
-        self._frames: dict[tuple[int, ...], Frames] = {}
+        self._converted: Ranges | None | str = "none yet"
         profile = parameters.profile
         self._is_offset = profile.encoding == "offset"
         levels = offset_levels if self._is_offset else signed_levels
-        self._levels = levels(profile.weight_bits)
+        self._levels, self._leak = levels(profile.weight_bits), modulator_leak(profile)
+        self._value_unit = bench_constants(parameters).value_unit
         self._arrays = self._space(weights.shape[1], weights.shape[2])
         self.grow(weights)
 
     # --- weights ---------------------------------------------------------------------------------
 
     def grow(self, weights: np.ndarray) -> None:
-        """Encode the weights [m, M, K] beyond those that are there, which have not changed."""
-        matrices, outputs, length = weights.shape
+        """Encode the weights [m, M, K] beyond those that are there, which have not changed.
+
+        Either M or K is larger than before.
+        """
+        _, outputs, length = weights.shape
         _, old_outputs, old_length = self.shape
         self._reserve(outputs, length)
-        self.shape = (matrices, outputs, length)
-        segments = self.segments = self._segments(length)
-        self.saturated += [0] * (len(segments) - len(self.saturated))
-        loops, profile = compiled_loops(), self._parameters.profile
-        edges = weight_edges(weights, profile, self._ranges)
-        plain = self._with(segments)
+        self.shape, self._plain = weights.shape, None
+        if length > old_length:
+            self.segments = self._segments(length)
+            self.saturated += [0] * (len(self.segments) - len(self.saturated))
         for s, (first, last) in enumerate(cuts(length, self._parameters.geometry.inputs)):
-            part = weights[:, :, first:last]
-            is_new = first >= old_length
-            if not is_new and last <= old_length and outputs <= old_outputs:
-                continue
-            span, lowest = self._scales(part, edges, s)
-            begin = first if is_new or outputs > old_outputs else old_length
-            top = 0 if is_new or last > old_length else old_outputs
-            if top == 0 and begin == first:  # a new segment
-                self._arrays["sums"][:, s] = 0
-            for matrix in range(matrices):
-                self.saturated[s] += loops.pack_weights(
-                    weights[matrix],
-                    span[matrix],
-                    lowest[matrix],
-                    matrix,
-                    top,
-                    outputs,
-                    s,
-                    begin,
-                    last,
-                    self._levels,
-                    (self._levels + 1) // 2 if self._is_offset else -1,
-                    self._lit,
-                    plain,
-                )
-            if self._is_offset:
-                self._add_digital(s, span, lowest, last - first)
-        self._plain = self._converters = None
-        self._frames.clear()
+            if outputs > old_outputs:
+                self._encode(weights, s, slice(old_outputs, outputs), first, first, last)
+            elif last > old_length:
+                begin = max(first, old_length)
+                self._encode(weights, s, slice(0, outputs), first, begin, last)
+
+    def _encode(
+        self, weights: np.ndarray, s: int, rows: slice, first: int, begin: int, last: int
+    ) -> None:
+        """Encode some outputs of segment `s`, which begins at column `first`, from `begin` on."""
+        span, lowest = self._scales(weights[:, rows, first:last], s, rows)
+        self.saturated[s] += compiled_loops().pack_weights(
+            weights,
+            span,
+            lowest,
+            rows.start,
+            rows.stop,
+            s,
+            begin,
+            last,
+            self._levels,
+            (self._levels + 1) // 2 if self._is_offset else -1,
+            self._lit,
+            self._fields(),
+        )
+        if self._is_offset:
+            self._add_digital(s, rows, lowest, last - first)
+        if not isinstance(self._converted, str):
+            self._convert(self._converted, s, rows)
 
     def _scales(
-        self, part: np.ndarray, edges: tuple[np.ndarray, np.ndarray] | None, s: int
+        self, part: np.ndarray, s: int, rows: slice
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return span and least number of each output of a segment; store its scale."""
-        outputs, scale = part.shape[1], self._arrays["scale"][:, s]
+        """Return span and least number [m, M] of a segment's outputs; store their scale."""
+        edges = weight_edges(part, self._parameters.profile, self._ranges)
+        scale = self._arrays["scale"][:, s, rows]
         if self._is_offset:
             lowest, highest = (
                 (part.min(axis=-1), part.max(axis=-1))
@@ -130,26 +133,25 @@ class PackedWeights:
                 else (edge[..., 0].astype(np.float32) for edge in edges)
             )
             span = highest.astype(np.float64) - lowest
-            scale[:, :outputs] = span / (1 - modulator_leak(self._parameters.profile))
+            scale[...] = span / (1 - self._leak)
             return span, np.ascontiguousarray(lowest)
         if edges is None:
             span = np.maximum(part.max(axis=-1), -part.min(axis=-1)).astype(np.float64)
         else:
             span = np.ascontiguousarray(edges[1][..., 0])
-        scale[:, :outputs] = span
+        scale[...] = span
         return span, np.zeros(span.shape, dtype=np.float32)
 
-    def _add_digital(self, s: int, span: np.ndarray, lowest: np.ndarray, length: int) -> None:
+    def _add_digital(self, s: int, rows: slice, lowest: np.ndarray, length: int) -> None:
         """Store the sums that the offset encoding adds digitally."""
-        arrays, outputs = self._arrays, self.shape[1]
-        leak = modulator_leak(self._parameters.profile)
-        scale = arrays["scale"][:, s, :outputs]
+        arrays, leak = self._arrays, self._leak
+        scale = arrays["scale"][:, s, rows]
         centre = (self._levels + 1) // 2
-        numbers = arrays["sums"][:, s, 0, :outputs].astype(np.float64) + centre * length
+        numbers = arrays["sums"][:, s, 0, rows].astype(np.float64) + centre * length
         low = lowest - leak * scale
         passed = length * leak + (1 - leak) / self._levels * numbers
-        arrays["low"][:, s, :outputs] = low
-        arrays["total"][:, s, :outputs] = scale * passed + length * low
+        arrays["low"][:, s, rows] = low
+        arrays["total"][:, s, rows] = scale * passed + length * low
 
     @property
     def _lit(self) -> int:
@@ -178,10 +180,11 @@ class PackedWeights:
             bytes_ = np.full((matrices, tiles, stored // 4, _TILE, 4), 128, dtype=np.uint8)
         else:
             bytes_ = np.zeros((matrices, outputs, stored), dtype=np.int8)
-        return {
+        floats = {name: np.ones((*each, outputs), np.float32) for name in _CONVERTERS}
+        return floats | {
             "bytes": bytes_,
             "sums": np.zeros((*each, 2, outputs), dtype=np.int32),
-            "columns": np.zeros((matrices, length if has_columns else 0), dtype=np.int64),
+            "columns": np.zeros((matrices, stored if has_columns else 0), dtype=np.int64),
             "scale": np.zeros((*each, outputs)),
             "low": np.zeros(offset),
             "total": np.zeros(offset),
@@ -208,71 +211,52 @@ class PackedWeights:
 
     def plain(self, ranges: Ranges | None) -> tuple[Any, ...]:
         """Return `kernels.Weights` as a plain tuple, with the converters of some ranges."""
-        if self._plain is None or self._converters is None or self._converters[0] is not ranges:
-            segments = self.segments
-            self._converters = ranges, self._converter(ranges, len(segments))
-            self._plain = self._with(segments, *self._converters[1])
+        if self._converted is not ranges:
+            for s in range(len(self.segments)):
+                self._convert(ranges, s, slice(0, self.shape[1]))
+            self._converted, self._plain = ranges, None
+        if self._plain is None:
+            self._plain = self._fields()
         return self._plain
 
-    def _with(self, segments: np.ndarray, *converters: np.ndarray) -> tuple[Any, ...]:
-        arrays, none = self._arrays, np.zeros((0, 0, 0), dtype=np.float32)
-        of_weights = ("bytes", "sums", "columns", "scale", "low", "total")
-        return (
-            *(arrays[name] for name in of_weights),
-            *(converters or (none, none, none)),
-            segments,
-            self._largest(segments),
-            self.shape[1],
-        )
+    def _fields(self) -> tuple[Any, ...]:
+        arrays = self._arrays
+        of_weights = ("bytes", "sums", "columns", "scale", "low", "total", *_CONVERTERS)
+        largest = self._largest()
+        return (*(arrays[name] for name in of_weights), self.segments, largest, self.shape[1])
 
-    def _largest(self, segments: np.ndarray) -> np.ndarray:
+    def _largest(self) -> np.ndarray:
         """Return the magnitude of inputs up to which float32 can hold the results."""
-        count, outputs = len(segments), self.shape[1]
+        count, outputs = len(self.segments), self.shape[1]
         peaks = self._arrays["scale"][:, :count, :outputs]
         if self._is_offset:
             peaks = peaks + np.abs(self._arrays["low"][:, :count, :outputs])
         of_segments = peaks.max(axis=(0, 2), initial=0)
-        return LARGEST / np.maximum(segments[:, 1] * of_segments, 1.0)
+        return np.asarray(LARGEST / np.maximum(self.segments[:, 1] * of_segments, 1.0))
 
-    def _converter(self, ranges: Ranges | None, segments: int) -> tuple[np.ndarray, ...]:
-        """Return limit, inverse step and factor of all outputs: float32 [m, segments, M]."""
-        parameters, matrices, outputs = self._parameters, self.shape[0], self.shape[1]
-        unit = bench_constants(parameters).value_unit
-        limits = [
-            np.broadcast_to(
-                readout_limit(parameters.profile, ranges, s, matrices, lambda s=s: self._bound(s)),
-                (matrices, outputs),
-            )
-            for s in range(segments)
-        ]
-        scale = self._arrays["scale"][:, :segments, :outputs]
-        return Converter.of_limits(np.stack(limits, axis=1), unit, scale, parameters.profile)
+    def _convert(self, ranges: Ranges | None, s: int, rows: slice) -> None:
+        """Store limit, inverse step and factor of some outputs of a segment."""
+        matrices, outputs, _ = self.shape
+        profile, scale = self._parameters.profile, self._arrays["scale"][:, s, rows]
+        limit = readout_limit(profile, ranges, s, matrices, lambda: self._bound(s))
+        if limit.shape[1] > 1:
+            limit = np.broadcast_to(limit, (matrices, outputs))[:, rows]
+        limit = np.broadcast_to(limit, scale.shape)
+        converter = Converter.of_limits(limit, self._value_unit, scale, profile)
+        for name, values in zip(_CONVERTERS, converter, strict=True):
+            self._arrays[name][:, s, rows] = values
 
     def _bound(self, s: int) -> np.ndarray:
         """Return the read-out range [m, M] that follows from the weights of a segment."""
         matrices, outputs, length = self.shape
-        (first, last) = cuts(length, self._parameters.geometry.inputs)[s]
-        start = self._segments(length)[s, 2]
+        first, last = cuts(length, self._parameters.geometry.inputs)[s]
+        start = self.segments[s, 2]
         loops, integers = compiled_loops(), []
         for matrix in range(matrices):
             bytes_ = self._arrays["bytes"][matrix]
             part = bytes_[:, start // 4 :] if loops.HAS_DOT else bytes_[:, start:]
             integers.append(loops.unpacked(part, outputs, last - first))
         return weight_bound(np.stack(integers), self._parameters.profile)
-
-    def frames(self, rows: int, second: np.ndarray) -> Frames:
-        """Return the frames of a segment for a number of rows of each matrix.
-
-        Parameters
-        ----------
-        second : rows of each matrix that need a second exposure, int64 [m]
-        """
-        counts = tuple((rows + second).tolist())
-        found = self._frames.get(counts)
-        if found is None:
-            geometry, timing = self._parameters.geometry, ShotTiming.of(self._parameters.profile)
-            found = self._frames[counts] = frames_of(counts, self.shape[1], geometry, timing)
-        return found
 
 
 def bench_constants(parameters: MockParameters) -> Any:

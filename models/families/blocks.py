@@ -199,7 +199,10 @@ class LayerWriter:
             q = p.host(
                 f"{name}.groups", "layout", "group_queries", (q,), (rows,), key_heads=key_heads
             )
-        scores = p.multiply(f"{name}.qk", "QK^T", q, k, valid=SCORES_MASK, groups=groups)
+        keys, kept = (f"{self.name}.{part}" if cached else None for part in ("keys", "values"))
+        scores = p.multiply(
+            f"{name}.qk", "QK^T", q, k, valid=SCORES_MASK, groups=groups, state=keys
+        )
         weights = p.host(
             f"{name}.softmax",
             "softmax",
@@ -211,7 +214,13 @@ class LayerWriter:
         transposed = (shape(BATCH, key_heads, width, tokens),)
         values = p.host(f"{name}.values.transposed", "layout", "transpose", (v,), transposed)
         mixed = p.multiply(
-            f"{name}.av", "attention x V", weights, values, non_negative=True, groups=groups
+            f"{name}.av",
+            "attention x V",
+            weights,
+            values,
+            non_negative=True,
+            groups=groups,
+            state=kept,
         )
         merged = (shape(BATCH, NEW, heads * width),)
         return p.host(f"{name}.merge", "layout", "merge_heads", (mixed,), merged, groups=groups)
