@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightloom.backends import Address, MatmulResult, MockBackend, OpticsProfile, Ranges
-from lightloom.backends.mock.noise import gaussian, stream_keys
+from lightloom.backends.mock.noise import NoiseKeys, normals, product_key
 from lightloom.instruments import InputError
 from reference_optics import Theory, theory
 
@@ -316,11 +316,9 @@ def test_the_difference_of_two_rails_is_that_of_two_independent_counts(
 @pytest.fixture(scope="module")
 def gaussians() -> list[np.ndarray]:
     """Return 2e7 numbers in 20 blocks of 1000 rows with 1000 outputs."""
-    keys = stream_keys(SEED, "tails", 0, "reading", 0)
-    return [
-        gaussian(keys, np.arange(1000 * i, 1000 * (i + 1), dtype=np.uint64), 1000)
-        for i in range(20)
-    ]
+    key = product_key(SEED, "tails", 0)
+    ids = [np.arange(1000 * i, 1000 * (i + 1), dtype=np.uint64) for i in range(20)]
+    return [normals(NoiseKeys(key, rows, 0), 0, 1000) for rows in ids]
 
 
 def two_sided_rate(sigma: float) -> float:

@@ -14,7 +14,7 @@ import os
 import numpy as np
 import pytest
 from lightloom.backends import Address, MockBackend, OpticsProfile
-from lightloom.backends.mock.noise import gaussian, stream_keys
+from lightloom.backends.mock.noise import NoiseKeys, normals, product_key
 from reference_optics import theory
 
 pytestmark = pytest.mark.campaign  # numpy gives the same bits (test_mock_paths.py)
@@ -76,13 +76,13 @@ def test_ten_million_numbers_have_the_variance_of_the_light(
 
 def test_tails_are_right_to_five_and_a_half_sigma() -> None:
     # A user would lose saturation rates, and detectors of rare events everything.
-    keys = stream_keys(77, "tails", 0, "reading", 0)
+    key = product_key(77, "tails", 0)
     blocks, rows, outputs = (1_000 if FULL else 40), 1_000, 1_000
     sigmas = (3.0, 4.0, 4.5, 5.0, 5.5)
     found = np.zeros((len(sigmas), 2), dtype=int)
     for block in range(blocks):
         ids = np.arange(block * rows, (block + 1) * rows, dtype=np.uint64)
-        z = gaussian(keys, ids, outputs)
+        z = normals(NoiseKeys(key, ids, 0), 0, outputs)
         outer = z[np.abs(z) > sigmas[0]]
         found += [[np.count_nonzero(side * outer > s) for side in (1, -1)] for s in sigmas]
     count = blocks * rows * outputs
