@@ -137,7 +137,7 @@ def test_nothing_is_compiled_while_a_run_is_measured(
     for name in ("slm-camera", "projection-2030"):
         backend = lightloom.open_backend(f"mock:{name}")
         backend.warm_up()
-        compiled = [kernels.read_block, kernels.read_fused, kernels.multiply_bytes]
+        compiled = [kernels.read_block, kernels.multiply, kernels.multiply_bytes]
         before = [len(function.signatures) for function in compiled]
         digits.forward(data["images"][:40], backend=backend)
         assert [len(function.signatures) for function in compiled] == before

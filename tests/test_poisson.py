@@ -76,7 +76,9 @@ def distance_of_rest() -> float:
     for inverse in INVERSES:
         terms.append(terms[-1] * mean * np.float32(inverse))
     tails = np.cumsum(np.array(terms[::-1]), axis=0, dtype=np.float32)[::-1]
-    reached = np.concatenate([np.ones((1, len(mean))), chance_below(tails), np.zeros((1, len(mean)))])
+    reached = np.concatenate(
+        [np.ones((1, len(mean))), chance_below(tails), np.zeros((1, len(mean)))]
+    )
     found = reached[:-1] - reached[1:]
     return max(distance(found[:, i], exact(float(m), 20)) for i, m in enumerate(mean))
 

@@ -35,6 +35,7 @@ from .weight_segment import WeightSegment
 _BLOCK_ROWS = 256  # at a time, with panels of outputs
 _WORTH_THREADS = 1 << 23  # multiplications worth threads: waking one takes as long as half of them
 _KEPT_FRAMES = 1024
+_NO_PEAKS = np.zeros((0, 0, 0), dtype=np.float32)
 _BLOCK_VALUES = 1 << 21  # of a block of rows without panels
 
 
@@ -66,8 +67,8 @@ class MockBackend(Backend):
         self.timing = ShotTiming.of(self.profile)
         self._frames: dict[tuple[tuple[int, ...], int], Frames] = {}
         if can_pack(self._parameters, 1):
-            bench = bench_constants(self._parameters)
-            self._bench, self._bench_unit = tuple(bench), bench.value_unit
+            self._constants = bench_constants(self._parameters)
+            self._bench = tuple(self._constants)
             self._detector = tuple(self._parameters.detector)
 
     def describe(self) -> Mapping[str, Any]:
@@ -109,28 +110,34 @@ class MockBackend(Backend):
             mask = np.broadcast_to(valid, (*w.shape[:-2], *shape[1:])).reshape(shape)
         return self._peaks(x, w.content, mask) if is_packed else self._largest(x, w.content, mask)
 
-    def _peaks(
-        self, x: np.ndarray, weights: PackedWeights, mask: np.ndarray | None
-    ) -> np.ndarray:
+    def _peaks(self, x: np.ndarray, weights: PackedWeights, mask: np.ndarray | None) -> np.ndarray:
         """Do what `observe` promises, in one compiled call per task."""
         (matrices, rows, _), outputs, loops = x.shape, weights.shape[1], compiled_loops()
         threads, plain = _threads(x.size * outputs), weights.plain(None)
         tasks = _tasks(matrices, rows, outputs, threads, may_divide=False)
-        peaks = np.zeros(
-            (len(tasks), matrices, len(weights.saturated), outputs), dtype=np.float32
-        )
-        valid = np.empty((matrices, 0, 0), dtype=bool) if mask is None else np.ascontiguousarray(mask)
-        fits = [True] * len(tasks)
+        peaks = np.zeros((len(tasks), matrices, len(weights.saturated), outputs), dtype=np.float32)
+        valid = np.empty((matrices, rows, 0), dtype=bool) if mask is None else mask
+        valid = np.require(valid, requirements=["C", "W"])
+        none, segments = np.empty((0, 0, 0), np.float32), len(weights.saturated)
+        ids, no_drift = np.zeros((matrices, rows), np.uint64), np.empty((matrices, 0), np.float32)
+        operands = (x, none, ids, no_drift, valid)
+        bench = tuple(self._constants._replace(source_rms=0.0))
+        light = np.empty((segments, matrices, rows))
+        second = np.zeros((segments, matrices), dtype=np.int64)
 
         def work(number: int) -> None:
-            fits[number] = loops.observe(
-                x, tasks[number], self._bench, plain, self._detector, peaks[number], valid
+            results, key = (light, second, peaks[number]), product_key(0, "", 0)
+            fits[number] = (
+                loops.multiply(
+                    operands, tasks[number], bench, plain, self._detector, key, quantiles(), results
+                )
+                >= 0
             )
 
         run_all([partial(work, number) for number in range(len(tasks))], threads)
         if not all(fits):
             raise _too_large(x, plain)
-        return (peaks.max(axis=0) * self._bench_unit).astype(np.float64)
+        return (peaks.max(axis=0) * self._constants.value_unit).astype(np.float64)
 
     def _largest(
         self, x: np.ndarray, segments: list[WeightSegment], mask: np.ndarray | None
@@ -234,26 +241,19 @@ class MockBackend(Backend):
             drift = self._parameters.drift.factors(at.rows.ravel()).astype(np.float32)
             drift = drift.reshape(at.rows.shape)
         y = np.empty((matrices, rows, outputs), dtype=np.float32)
+        valid = np.empty((matrices, rows, 0), dtype=bool)
         light = np.empty((segments, matrices, rows))
         threads = _threads(x.size * outputs)
         tasks = _tasks(matrices, rows, outputs, threads)
         second = np.zeros((len(tasks), segments, matrices), dtype=np.int64)
         saturated = [0] * len(tasks)
 
+        operands, table = (x, y, at.rows, drift, valid), quantiles()
+
         def work(number: int) -> None:
+            results = (light, second[number], _NO_PEAKS)
             saturated[number] = loops.multiply(
-                x,
-                y,
-                at.rows,
-                drift,
-                tasks[number],
-                self._bench,
-                plain,
-                self._detector,
-                key,
-                quantiles(),
-                light,
-                second[number],
+                operands, tasks[number], self._bench, plain, self._detector, key, table, results
             )
 
         run_all([partial(work, number) for number in range(len(tasks))], threads)

@@ -28,6 +28,7 @@ _inlined = compiled(error_model="numpy", inline="always")  # a call costs as muc
 # functions that create no array count no references: of many small arrays, that takes longer than
 # the arithmetic
 _borrowing = compiled(error_model="numpy", _nrt=False)
+_inner = compiled(error_model="numpy", _nrt=False, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 _float = np.float32
 
 
@@ -549,7 +550,7 @@ def _fill_words(
     return types.void(u, u, i, u, u, u, u, u), generate
 
 
-@_borrowing
+@_inner
 def _draw_words(words: Any, count: int, key: Any, row: Any, name: int, block: int) -> None:
     """Fill words uint32 [4, count up to a multiple of 16] with those of blocks from `block` on."""
     _fill_words(
@@ -590,7 +591,7 @@ def _horner(x: float, coefficients: tuple[float, ...]) -> float:
     return value
 
 
-@_borrowing
+@_inner
 def tail_quantile(probability: float) -> float:
     """Return the |z| that a standard normal number exceeds with a probability below 1e-4.
 
@@ -602,7 +603,7 @@ def tail_quantile(probability: float) -> float:
     return _horner(r - 5.0, _FAR_TOP) / _horner(r - 5.0, _FAR_BOTTOM)
 
 
-@_borrowing
+@_inner
 def _outer(cell: int, high: Any, low: Any) -> Any:
     """Return the normal number of an outermost cell, from two more words."""
     bits = (np.uint64(high) << np.uint64(21)) | (np.uint64(low) >> np.uint64(11))
@@ -663,9 +664,9 @@ def _space_for(outputs: int) -> Any:
     )  # fmt: skip
 
 
-@_borrowing
+@_inner
 def _gaussians(
-    space: Space, first: int, count: int, row: Any, name: int, key: Any, table: Any
+    space: Any, first: int, count: int, row: Any, name: int, key: Any, table: Any
 ) -> None:
     """Fill `space.z` with the normal numbers of outputs `first`, a multiple of 128, and more.
 
@@ -687,9 +688,9 @@ def _gaussians(
             z[k] = _outer(0 if z[k] < np.float32(0) else 1, words[0, 0], words[1, 0])
 
 
-@_borrowing
+@_inner
 def _source_factors(
-    factors: Any, rms: Any, row: Any, name: int, key: Any, space: Space, table: Any
+    factors: Any, rms: Any, row: Any, name: int, key: Any, space: Any, table: Any
 ) -> None:
     """Fill factors float32 [frames] with those of one exposure: 1 + rms z."""
     for first in range(0, factors.size, 128):
@@ -747,8 +748,8 @@ def _draw_counts(builder: Any, places: list[Any], scalars: list[Lanes], inside: 
 # --- light to numbers ----------------------------------------------------------------------------
 
 
-@_borrowing
-def _draw_wells(electrons: Any, space: Space, count: int, detector: Detector, table: Any) -> int:
+@_inner
+def _draw_wells(electrons: Any, space: Any, count: int, detector: Any, table: Any) -> int:
     """Replace means of electrons by drawn counts; return how many counted detectors are full."""
     means, counted, words = space.means, space.counted, space.drawn
     one, full = np.uint64(words.ctypes.data), 0
@@ -795,16 +796,16 @@ def _keep_counted(builder: Any, places: list[Any], scalars: list[Lanes], inside:
     where.select(drawn, load(builder, value)).store(value)
 
 
-@_borrowing
+@_inner
 def _count_electrons(
-    space: Space, count: int, first: int, terms: Any, gain: Any, row: Any, name: int, key: Any,
-    detector: Detector, table: Any,
+    space: Any, count: int, first: int, terms: Any, gain: Any, stream: Any, detector: Any,
+    table: Any,
 ) -> int:  # fmt: skip
     """Replace the values of counted outputs by drawn electrons; return the full detectors."""
     arrived, value = np.uint64(space.arrived.ctypes.data), np.uint64(space.value.ctypes.data)
     means, others = np.uint64(space.means.ctypes.data), space.others
     dark, photons, quiet = np.float32(detector.dark), terms[5], np.float32(detector.quiet_sigma)
-    half = np.float32(0.5)
+    half, (row, name, key) = np.float32(0.5), stream
     _draw_words(space.drawn, count, key, row, name + COUNT, first)
     if detector.balanced:
         _means_of(means, arrived, value, count, gain, half, photons, dark)
@@ -863,17 +864,19 @@ def _add_noise_of_all(builder: Any, places: list[Any], scalars: list[Lanes], ins
     load(builder, counted, WORD).compare("!=", 0).select(before, after).store(value)
 
 
-@_borrowing
+@_inner
 def _add_noise(
-    space: Space, count: int, first: int, is_even: bool, terms: Any, gain: Any, row: Any,
-    name: int, key: Any, detector: Detector, table: Any,
+    space: Any, count: int, first: int, is_even: bool, terms: Any, gain: Any, stream: Any,
+    detector: Any, table: Any,
 ) -> int:  # fmt: skip
     """Add the noise of light and reading to the values; return how many detectors are full.
 
     Parameters
     ----------
     is_even : whether the light is the same at all outputs
+    stream : id of the row, tag of the reading, and `product_key`
     """
+    row, name, key = stream
     value, arrived, z, counted = (
         np.uint64(space.value.ctypes.data), np.uint64(space.arrived.ctypes.data),
         np.uint64(space.z.ctypes.data), np.uint64(space.counted.ctypes.data),
@@ -886,7 +889,7 @@ def _add_noise(
     nearly_full = terms[4]
     chosen = _choose(counted, arrived, value, count, terms[2], nearly_full, of_value, share)
     if chosen:
-        full = _count_electrons(space, count, first, terms, gain, row, name, key, detector, table)
+        full = _count_electrons(space, count, first, terms, gain, stream, detector, table)
     if chosen == count:
         return full
     if is_even:
@@ -912,9 +915,9 @@ def _add_codes(builder: Any, places: list[Any], scalars: list[Lanes], inside: La
     return code.compare(">", high_end) | code.compare("<", low_end)
 
 
-@_borrowing
+@_inner
 def _convert(
-    space: Space, count: int, converter: Converter, pedestal: Any, sign: Any, detector: Detector
+    space: Any, count: int, converter: Converter, pedestal: Any, sign: Any, detector: Any
 ) -> int:
     """Add saturated values, or their codes, to the totals; return how many saturated."""
     total, value = space.total[:count], space.value[:count]
@@ -940,9 +943,7 @@ def _convert(
 
 
 @_inlined
-def _light_of(
-    space: Space, block: Block, kinds: int, row: int, reading: int, detector: Detector
-) -> None:
+def _light_of(space: Any, block: Any, kinds: int, row: int, reading: int, detector: Any) -> None:
     """Store the noise-free values of a reading of one row, and the light, in `space`."""
     rails = detector.rails
     exposure, rail = reading // rails, reading % rails
@@ -981,10 +982,10 @@ def _light_of(
             value[k] = arrived[k] * inverse_gain
 
 
-@_borrowing
+@_inner
 def read_segment(
-    y: Any, add: bool, block: Block, kinds: int, detector: Detector, noise: NoiseKeys,
-    table: Any, space: Space,
+    y: Any, add: bool, block: Any, kinds: int, detector: Any, noise: Any,
+    table: Any, space: Any,
 ) -> int:  # fmt: skip
     """Read outputs of a segment, and store them in y [n, M] or add them; see `detection`.
 
@@ -1024,11 +1025,10 @@ def read_segment(
                 break
             _light_of(space, block, kinds, i, reading, detector)
             if noise.key.size:
-                name = noise.segment << 8 | reading << 4
+                stream = (noise.rows[i], noise.segment << 8 | reading << 4, noise.key)
                 saturated += _add_noise(
-                    space, count, block.first, is_even, terms, gain, noise.rows[i], name,
-                    noise.key, detector, table,
-                )  # fmt: skip
+                    space, count, block.first, is_even, terms, gain, stream, detector, table
+                )
             sign = np.float32(1 if exposure == reading % rails else -1)
             saturated += _convert(space, count, converter, pedestal, sign, detector)
         if has_codes:
@@ -1060,9 +1060,7 @@ def read_block(y: Any, add: bool, plain: Any, detector: Any, noise: Any, table: 
     )  # fmt: skip
     space = _space_for(block.converter.scale.size)
     kinds = block.sums.shape[0]
-    return read_segment(
-        y, add, block, kinds, Detector(*detector), NoiseKeys(*noise), table, space
-    )
+    return read_segment(y, add, block, kinds, Detector(*detector), NoiseKeys(*noise), table, space)
 
 
 @_compiled
@@ -1080,7 +1078,7 @@ def add_cross(y: Any, column: int, cross: CrossTerms) -> None:
 ONE_SUM, WITH_LIGHT, TWO_EXPOSURES, FOUR_READINGS = 0, 1, 2, 3
 
 
-class Bench(NamedTuple):
+class BenchConstants(NamedTuple):
     """The constants of a bench for `multiply`.
 
     Parameters
@@ -1121,7 +1119,7 @@ class Bench(NamedTuple):
     vectors: int
 
 
-class Weights(NamedTuple):
+class ByteWeights(NamedTuple):
     """The weights of a product for `multiply`; all arrays may have space for more.
 
     Parameters
@@ -1174,9 +1172,7 @@ class Lines(NamedTuple):
 
 
 @_compiled
-def _lines_for(
-    n: int, has_drift: bool, bench: Bench, weights: Weights, detector: Detector
-) -> Any:
+def _lines_for(n: int, has_drift: bool, bench: Any, weights: Any, detector: Any) -> Any:
     """Return space for `Lines`."""
     segments = len(weights.segments)
     variants = 1 if bench.scheme == ONE_SUM else 2
@@ -1198,10 +1194,8 @@ def _lines_for(
     )
 
 
-@_borrowing
-def _encode_lines(
-    x: Any, s: int, bench: Bench, weights: Weights, lines: Lines, encoded: Any
-) -> bool:
+@_inner
+def _encode_lines(x: Any, s: int, bench: Any, weights: Any, lines: Any, encoded: Any) -> bool:
     """Encode rows x for segment `s`; return whether they are finite and small enough."""
     n, integers, sums, edges = len(x), encoded[0], encoded[1], encoded[2]
     first, length, stored = weights.segments[s, 0], weights.segments[s, 1], weights.segments[s, 2]
@@ -1263,9 +1257,7 @@ def _light_sum(sums: Any, rail: int, output: int, bench: Bench) -> Any:
 
 
 @_inlined
-def _row_terms(
-    terms: Any, i: int, photons: float, times: float, bench: Bench, detector: Detector
-) -> None:
+def _row_terms(terms: Any, i: int, photons: float, times: float, bench: Any, detector: Any) -> None:
     """Store `RowTerms` of row `i`, as `Detector.row_terms` does."""
     gain = detector.gain * bench.value_unit
     for term in range(7):
@@ -1284,9 +1276,9 @@ def _row_terms(
     terms[7, i] = np.float32(times)
 
 
-@_borrowing
+@_inner
 def _light_rows(
-    s: int, matrix: int, bench: Bench, weights: Weights, detector: Detector, lines: Lines,
+    s: int, matrix: int, bench: Any, weights: Any, detector: Any, lines: Any,
     encoded: Any, light: Any,
 ) -> None:  # fmt: skip
     """Compute the light of rows: what each reading and its noise need, and the photons of each."""
@@ -1346,9 +1338,9 @@ def _light_rows(
         _row_terms(terms, i, photons, times, bench, detector)
 
 
-@_borrowing
+@_inner
 def _source_rows(
-    s: int, bench: Bench, lines: Lines, rows: Any, drift: Any, key: Any, space: Space,
+    s: int, bench: Any, lines: Any, rows: Any, drift: Any, key: Any, space: Any,
     table: Any,
 ) -> None:  # fmt: skip
     """Compute the brightness of each row's exposures; rows that share one are neighbours."""
@@ -1375,15 +1367,19 @@ def _source_rows(
                     factors[frame] *= drift[i]
 
 
-@_borrowing
+@_inner
 def _multiply_panel(
-    lines: Any, s: int, low: int, high: int, column: int, bench: Bench, weights: Weights,
+    lines: Any, s: int, low: int, high: int, column: int, bench: Any, weights: Any,
     matrix: int, product: Any,
 ) -> None:  # fmt: skip
     """Multiply rows `low` to `high` with a panel of outputs: into int32 [kinds, n, width]."""
     length, stored = weights.segments[s, 1], weights.segments[s, 2]
     steps, k = (length + 3) // 4, stored // 4
-    shown, starts, bytes_ = lines.shown[low:high], lines.starts[s, :, low:high], weights.bytes_[matrix]
+    shown, starts, bytes_ = (
+        lines.shown[low:high],
+        lines.starts[s, :, low:high],
+        weights.bytes_[matrix],
+    )
     first = shown[:, 0, stored:]
     if bench.scheme == FOUR_READINGS:
         multiply_bytes(first, starts[0], bytes_, k, steps, column, 2, product[:2])
@@ -1403,10 +1399,10 @@ def _multiply_panel(
         multiply_bytes(second, starts[1], bytes_, k, steps, column, 2, product[2:4])
 
 
-@_borrowing
+@_inner
 def _light_terms(
-    term: Any, s: int, matrix: int, column: int, width: int, bench: Bench, weights: Weights,
-    detector: Detector,
+    term: Any, s: int, matrix: int, column: int, width: int, bench: Any, weights: Any,
+    detector: Any,
 ) -> None:  # fmt: skip
     """Store the outputs' terms of the light in `term` float32 [2, width]."""
     leak, sums = bench.leak, weights.sums[matrix, s]
@@ -1420,10 +1416,10 @@ def _light_terms(
             term[rail, k] = np.float32(leak * passed)
 
 
-@_borrowing
+@_inner
 def _add_digital(
-    y: Any, s: int, matrix: int, low: int, column: int, width: int, bench: Bench,
-    weights: Weights, detector: Detector, lines: Lines,
+    y: Any, s: int, matrix: int, low: int, column: int, width: int, bench: Any,
+    weights: Any, detector: Any, lines: Any,
 ) -> None:  # fmt: skip
     """Add the digital correction of a segment to outputs of y [n, M]; see `CrossTerms`."""
     n, end = len(y), column + width
@@ -1451,9 +1447,7 @@ def _add_digital(
 
 
 @_compiled
-def _buffers_of(
-    task: Any, has_drift: bool, bench: Bench, weights: Weights, detector: Detector
-) -> Any:
+def _buffers_of(task: Any, has_drift: bool, bench: Any, weights: Any, detector: Any) -> Any:
     """Return the space of a task: for lines, encoded rows, sums, and terms of the light."""
     n, longest = task[3] - task[2], 0
     for s in range(len(weights.segments)):
@@ -1468,88 +1462,65 @@ def _buffers_of(
     return _lines_for(n, has_drift, bench, weights, detector), encoded, product, light_term
 
 
-@_borrowing
-def _observe_task(
-    x: Any, task: Any, bench: Bench, weights: Weights, detector: Detector, peaks: Any, valid: Any,
-    lines: Lines, encoded: Any, product: Any, light_term: Any, space: Space,
-) -> bool:  # fmt: skip
-    """Do what `observe` promises, in the space that it has created."""
-    first_matrix, last_matrix, first_row, last_row, _, outputs = task
-    (kinds, step, panel), n = product.shape, last_row - first_row
-    for matrix in range(first_matrix, last_matrix):
-        part = x[matrix, first_row:last_row]
-        for s in range(len(weights.segments)):
-            if not _encode_lines(part, s, bench, weights, lines, encoded):
-                return False
-            _light_rows(s, matrix, bench, weights, detector, lines, encoded, encoded[4])
-        for column in range(0, outputs, panel):
-            end = min(column + panel, outputs)
-            width, tiles = end - column, (end - column + 63) // 64 * 64
-            value = space.value[:width]
-            for s in range(len(weights.segments)):
-                peak = peaks[matrix, s, column:end]
-                factor = weights.factor[matrix, s, column:end]
-                _light_terms(light_term, s, matrix, column, width, bench, weights, detector)
-                for low in range(0, n, step):
-                    high = min(low + step, n)
-                    sums = product[:, : high - low, :tiles]
-                    _multiply_panel(lines, s, low, high, column, bench, weights, matrix, sums)
-                    block = Block(
-                        column, product, bench.light_unit, bench.gains,
-                        lines.row_light[s, :, low:high], lines.terms[s, :, low:high], light_term,
-                        lines.minus[s, low:high], lines.source[s, :, low:high, :0], bench.frame,
-                        Converter(factor, factor, factor),
-                    )  # fmt: skip
-                    for i in range(high - low):
-                        for reading in range(detector.rails * detector.exposures):
-                            if reading >= detector.rails and not block.minus[i]:
-                                break
-                            _light_of(space, block, kinds, i, reading, detector)
-                            if valid.shape[1]:
-                                used = valid[matrix, first_row + low + i, column:end]
-                                for k in range(width):
-                                    peak[k] = max(peak[k], abs(value[k]) if used[k] else peak[k])
-                            else:
-                                for k in range(width):
-                                    peak[k] = max(peak[k], abs(value[k]))
-    return True
-
-
-@_compiled
-def observe(
-    x: Any, task: Any, plain_bench: Any, plain_weights: Any, plain_detector: Any, peaks: Any,
-    valid: Any,
-) -> bool:  # fmt: skip
-    """Find the largest noise-free magnitude of each segment and output at its converter.
+@_inner
+def _observe_segment(
+    block: Any, kinds: int, detector: Any, peak: Any, used: Any, space: Any
+) -> None:
+    """Raise peaks float32 [width] to the largest noise-free magnitude of each output.
 
     Parameters
     ----------
-    task : as for `multiply`, with all outputs
-    peaks : float32 [m, segments, M], result
-    valid : which outputs of each row count, bool [m, n, M]; [m, 0, 0] for all
+    used : which outputs of each row count, bool [n, width]; [n, 0] for all
+    """
+    count = peak.size
+    value = space.value[:count]
+    for i in range(len(block.minus)):
+        for reading in range(detector.rails * detector.exposures):
+            if reading >= detector.rails and not block.minus[i]:
+                break
+            _light_of(space, block, kinds, i, reading, detector)
+            if used.shape[1]:
+                chosen = used[i]
+                for k in range(count):
+                    peak[k] = max(peak[k], abs(value[k]) if chosen[k] else peak[k])
+            else:
+                for k in range(count):
+                    peak[k] = max(peak[k], abs(value[k]))
+
+
+@_compiled
+def multiply(
+    operands: Any, task: Any, plain_bench: Any, plain_weights: Any, plain_detector: Any, key: Any,
+    table: Any, results: Any,
+) -> Any:  # fmt: skip
+    """Store products of rows x [m, n, K] in y [m, n, M]: encode, multiply, read and scale.
+
+    With `peaks`, find the largest noise-free magnitude of each output at its converter instead.
+
+    Parameters
+    ----------
+    operands : x; y, result; ids of the rows, uint64 [m, n]; drift, the brightness of each row,
+        float32 [m, n], or [m, 0] without; and `valid`, which outputs of each row have a peak, bool
+        [m, n, M], or [m, n, 0] for all
+    task : first and last matrix, row and output (the first output a multiple of 128)
+    key : `product_key`
+    table : `noise.quantiles`
+    results : light of each row in photons, float64 [segments, m, n]; rows with an exposure of x-,
+        int64 [segments, m]; and peaks, float32 [m, segments, M], or [0, 0, 0] for a product
 
     Returns
     -------
-    whether all rows are finite and small enough
+    saturated values; -1 if a row is too large or not finite
     """
-    bench, weights = Bench(*plain_bench), Weights(*plain_weights)
+    (x, y, rows, drift, valid), (light, second, peaks) = operands, results
+    bench, weights = BenchConstants(*plain_bench), ByteWeights(*plain_weights)
     detector = Detector(*plain_detector)
-    lines, encoded, product, light_term = _buffers_of(task, False, bench, weights, detector)
-    return _observe_task(
-        x, task, bench, weights, detector, peaks, valid, lines, encoded, product, light_term,
-        _space_for(product.shape[2]),
-    )  # fmt: skip
-
-
-@_borrowing
-def _run_task(
-    x: Any, y: Any, rows: Any, drift: Any, task: Any, bench: Bench, weights: Weights,
-    detector: Detector, key: Any, table: Any, light: Any, second: Any, lines: Lines,
-    encoded: Any, product: Any, light_term: Any, space: Space,
-) -> int:  # fmt: skip
-    """Do what `multiply` promises, in the space that it has created."""
     first_matrix, last_matrix, first_row, last_row, first_output, last_output = task
+    lines, encoded, product, light_term = _buffers_of(
+        task, drift.shape[1] > 0, bench, weights, detector
+    )
     (_, step, panel), saturated, n = product.shape, 0, last_row - first_row
+    space = _space_for(panel)
     has_light = bench.photons > 0 or bench.per_mac > 0 or bench.entering_per_mac > 0
     of_noise = key if has_light else key[:0]
     kinds = 1 if bench.scheme == WITH_LIGHT and not has_light else product.shape[0]
@@ -1585,8 +1556,14 @@ def _run_task(
                         lines.minus[s, low:high], lines.source[s, :, low:high], bench.frame,
                         converter,
                     )  # fmt: skip
+                    top, bottom = first_row + low, first_row + high
+                    if peaks.size:
+                        used = valid[matrix, top:bottom, column:end]
+                        peak = peaks[matrix, s, column:end]
+                        _observe_segment(block, kinds, detector, peak, used, space)
+                        continue
                     noise = NoiseKeys(of_noise, ids[low:high], s)
-                    out = y[matrix, first_row + low : first_row + high]
+                    out = y[matrix, top:bottom]
                     saturated += read_segment(
                         out, s > 0, block, kinds, detector, noise, table, space
                     )
@@ -1594,37 +1571,6 @@ def _run_task(
                         out, s, matrix, low, column, width, bench, weights, detector, lines
                     )
     return saturated
-
-
-@_compiled
-def multiply(
-    x: Any, y: Any, rows: Any, drift: Any, task: Any, plain_bench: Any, plain_weights: Any,
-    plain_detector: Any, key: Any, table: Any, light: Any, second: Any,
-) -> Any:  # fmt: skip
-    """Store products of rows x [m, n, K] in y [m, n, M]: encode, multiply, read and scale.
-
-    Parameters
-    ----------
-    rows : ids, uint64 [m, n]
-    drift : brightness of each row, float32 [m, n]; [m, 0] without
-    task : first and last matrix, row and output (the first output a multiple of 128)
-    key : `product_key`
-    light : of each row in photons, float64 [segments, m, n], result
-    second : rows with an exposure of x-, int64 [segments, m], result
-
-    Returns
-    -------
-    saturated values; -1 if a row is too large or not finite
-    """
-    bench, weights = Bench(*plain_bench), Weights(*plain_weights)
-    detector = Detector(*plain_detector)
-    lines, encoded, product, light_term = _buffers_of(
-        task, drift.shape[1] > 0, bench, weights, detector
-    )
-    return _run_task(
-        x, y, rows, drift, task, bench, weights, detector, key, table, light, second, lines,
-        encoded, product, light_term, _space_for(product.shape[2]),
-    )  # fmt: skip
 
 
 @_inlined
@@ -1641,22 +1587,20 @@ _store = _store_byte if HAS_DOT else _store_plain
 
 
 @_borrowing
-def pack_weights(
-    w: Any, span: Any, lowest: Any, first: int, last: int, s: int, begin: int, end: int,
-    levels: int, centre: int, lit: int, plain: Any,
-) -> int:  # fmt: skip
-    """Round weights to levels and store them in `Weights`; return how many saturated.
+def pack_weights(w: Any, scales: Any, place: Any, rule: Any, plain: Any) -> int:
+    """Round weights to levels and store them in `ByteWeights`; return how many saturated.
 
     Parameters
     ----------
     w : float32 [m, M, K]
-    span, lowest : range of `levels` levels, and the number at level 0, of the outputs from `first`
-        on: float64 and float32 [m, outputs]
-    first, last : outputs
-    s, begin, end : segment, and its columns of w that are stored
-    lit : which sums over the outputs are kept: 0 none, 1 of the magnitudes, -1 of the integers
+    scales : range of all levels, and the number at level 0, of the outputs that are stored:
+        float64 and float32 [m, outputs]
+    place : first and last output; segment, and its first and last column of w that are stored
+    rule : number of levels; centre of the offset encoding, or -1; and which sums over the outputs
+        are kept: 0 none, 1 of the magnitudes, -1 of the integers
     """
-    weights, saturated = Weights(*plain), 0
+    (span, lowest), (first, last, s, begin, end), (levels, centre, lit) = scales, place, rule
+    weights, saturated = ByteWeights(*plain), 0
     shift = weights.segments[s, 2] - weights.segments[s, 0]
     least, most = np.float32(0 if centre >= 0 else -levels), np.float32(levels)
     middle = centre if centre >= 0 else 0

@@ -178,9 +178,7 @@ class Counter:
         return total
 
 
-def over_lanes(
-    arrays: int, scalars: Sequence[Any]
-) -> Callable[[Callable[..., Lanes | None]], Any]:
+def over_lanes(arrays: int, scalars: Sequence[Any]) -> Callable[[Callable[..., Lanes | None]], Any]:
     """Make a loop over vectors of a function of one step, for numba.
 
     The function gets the builder, the addresses of 16 numbers of each array, the scalars in all

@@ -79,7 +79,9 @@ def random_words(key: np.ndarray, rows: np.ndarray, name: int, blocks: np.ndarra
         a, b, c = blocks[part], rows[part] & _LOW, rows[part] >> _HALF
         d = np.full_like(a, name)
         for turn in range(10):
-            keys = [np.uint64((int(k) + turn * s) % 2**32) for k, s in zip(key, _STEPS, strict=True)]
+            keys = [
+                np.uint64((int(k) + turn * s) % 2**32) for k, s in zip(key, _STEPS, strict=True)
+            ]
             one, other = a * _FACTORS[0], c * _FACTORS[1]
             a, c = (other >> _HALF) ^ b ^ keys[0], (one >> _HALF) ^ d ^ keys[1]
             b, d = other & _LOW, one & _LOW

@@ -66,7 +66,7 @@ class PackedWeights:
         self.saturated: list[int] = []
         self.segments = np.zeros((0, 3), dtype=np.int64)
         self._plain: tuple[Any, ...] | None = None
-        self._converted: Ranges | None | str = "none yet"
+        self._converted: Ranges | str | None = "none yet"
         profile = parameters.profile
         self._is_offset = profile.encoding == "offset"
         levels = offset_levels if self._is_offset else signed_levels
@@ -101,28 +101,16 @@ class PackedWeights:
     ) -> None:
         """Encode some outputs of segment `s`, which begins at column `first`, from `begin` on."""
         span, lowest = self._scales(weights[:, rows, first:last], s, rows)
-        self.saturated[s] += compiled_loops().pack_weights(
-            weights,
-            span,
-            lowest,
-            rows.start,
-            rows.stop,
-            s,
-            begin,
-            last,
-            self._levels,
-            (self._levels + 1) // 2 if self._is_offset else -1,
-            self._lit,
-            self._fields(),
-        )
+        centre = (self._levels + 1) // 2 if self._is_offset else -1
+        place, rule = (rows.start, rows.stop, s, begin, last), (self._levels, centre, self._lit)
+        pack = compiled_loops().pack_weights
+        self.saturated[s] += pack(weights, (span, lowest), place, rule, self._fields())
         if self._is_offset:
             self._add_digital(s, rows, lowest, last - first)
         if not isinstance(self._converted, str):
             self._convert(self._converted, s, rows)
 
-    def _scales(
-        self, part: np.ndarray, s: int, rows: slice
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _scales(self, part: np.ndarray, s: int, rows: slice) -> tuple[np.ndarray, np.ndarray]:
         """Return span and least number [m, M] of a segment's outputs; store their scale."""
         edges = weight_edges(part, self._parameters.profile, self._ranges)
         scale = self._arrays["scale"][:, s, rows]
@@ -162,7 +150,7 @@ class PackedWeights:
         return 1 if profile.encoding == "abs-split" else 0
 
     def _segments(self, length: int) -> np.ndarray:
-        """Return `kernels.Weights.segments`."""
+        """Return `kernels.ByteWeights.segments`."""
         table, stored = [], 0
         for first, last in cuts(length, self._parameters.geometry.inputs):
             table.append((first, last - first, stored))
@@ -210,7 +198,7 @@ class PackedWeights:
     # --- products --------------------------------------------------------------------------------
 
     def plain(self, ranges: Ranges | None) -> tuple[Any, ...]:
-        """Return `kernels.Weights` as a plain tuple, with the converters of some ranges."""
+        """Return `kernels.ByteWeights` as a plain tuple, with the converters of some ranges."""
         if self._converted is not ranges:
             for s in range(len(self.segments)):
                 self._convert(ranges, s, slice(0, self.shape[1]))
@@ -260,9 +248,9 @@ class PackedWeights:
 
 
 def bench_constants(parameters: MockParameters) -> Any:
-    """Return `kernels.Bench` of a profile."""
+    """Return `kernels.BenchConstants` of a profile."""
     profile, detector = parameters.profile, parameters.detector
-    from .kernels import FOUR_READINGS, ONE_SUM, TWO_EXPOSURES, WITH_LIGHT, Bench
+    from .kernels import FOUR_READINGS, ONE_SUM, TWO_EXPOSURES, WITH_LIGHT, BenchConstants
 
     split = profile.encoding == "abs-split"
     if detector.rails == 2:
@@ -276,7 +264,7 @@ def bench_constants(parameters: MockParameters) -> Any:
     (first_unit, first_constant), (last_unit, last_constant) = rails[0], rails[-1]
     levels = (offset_levels if profile.encoding == "offset" else signed_levels)(profile.input_bits)
     is_even = detector.balanced and not split
-    return Bench(
+    return BenchConstants(
         scheme=scheme,
         levels=float(levels),
         centre=(levels + 1) // 2 if profile.encoding == "offset" else -1,

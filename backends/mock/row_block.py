@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from functools import partial
 from threading import Lock
-from typing import Any
 
 import numpy as np
 
@@ -257,8 +256,6 @@ class RowBlock:
         leaked = segment.leak / self._detector.gain * (plus - minus) * weights.scale[matrix]
         zeros = np.zeros_like(leaked)
         return CrossTerms(-x.scale * is_single, leaked, np.zeros_like(x.scale), zeros)
-
-
 
 
 def _read_compiled(
