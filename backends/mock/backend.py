@@ -123,7 +123,7 @@ class MockBackend(Backend):
         operands = (x, none, ids, no_drift, valid)
         bench = tuple(self._constants._replace(source_rms=0.0))
         light = np.empty((segments, matrices, rows))
-        second = np.zeros((segments, matrices), dtype=np.int64)
+        second, found = np.zeros((segments, matrices), dtype=np.int64), [0] * len(tasks)
 
         def work(number: int) -> None:
             results, key = (light, second, peaks[number]), product_key(0, "", 0)
@@ -135,7 +135,7 @@ class MockBackend(Backend):
             )
 
         run_all([partial(work, number) for number in range(len(tasks))], threads)
-        if not all(fits):
+        if min(found) < 0:
             raise _too_large(x, plain)
         return (peaks.max(axis=0) * self._constants.value_unit).astype(np.float64)
 

@@ -124,7 +124,7 @@ def encode_offset(
 
 @_borrowing
 def sums_with(integers: Any, columns: Any, sums: Any) -> None:
-    """Sum integers [n, K or more] times columns int64 [K], and their magnitudes, into int64 [n, 2]."""
+    """Sum integers [n, K or more], and their magnitudes, times columns int64 [K]: int64 [n, 2]."""
     length = columns.size
     for i in range(len(sums)):
         row = integers[i, :length]
@@ -1238,7 +1238,7 @@ def _encode_lines(x: Any, s: int, bench: Any, weights: Any, lines: Any, encoded:
 
 
 @_inlined
-def _lit_sum(sums: Any, i: int, exposure: int, bench: Bench) -> float:
+def _lit_sum(sums: Any, i: int, exposure: int, bench: Any) -> float:
     """Return the sum of the integers that light an exposure of row `i`."""
     if bench.scheme >= TWO_EXPOSURES:
         return (sums[i, 1] + sums[i, 0]) / 2 if exposure == 0 else (sums[i, 1] - sums[i, 0]) / 2
@@ -1246,7 +1246,7 @@ def _lit_sum(sums: Any, i: int, exposure: int, bench: Bench) -> float:
 
 
 @_inlined
-def _light_sum(sums: Any, rail: int, output: int, bench: Bench) -> Any:
+def _light_sum(sums: Any, rail: int, output: int, bench: Any) -> Any:
     """Return the sum of the weights that light a rail."""
     plus, minus = np.int64(sums[0, output]), np.int64(sums[1, output])
     if bench.scheme == WITH_LIGHT:
