@@ -11,6 +11,7 @@ independent, and run on a pool of threads.
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -20,8 +21,9 @@ from ...instruments import InputError
 from ...instruments.environment import COMPILED, run_all, thread_count
 from ..address import Address
 from ..base import Backend, MatmulResult, PreparedWeights, Ranges, Stats
-from ..device_timeline import Frames, frames_of
+from ..device_timeline import frames_of
 from ..profile import OpticsProfile, load_profile
+from ..tiling import cuts
 from ..timing import ShotTiming
 from . import compiled_loops
 from .encoding import LARGEST, encode_weights
@@ -34,7 +36,7 @@ from .weight_segment import WeightSegment
 
 _BLOCK_ROWS = 256  # at a time, with panels of outputs
 _WORTH_THREADS = 1 << 23  # multiplications worth threads: waking one takes as long as half of them
-_KEPT_FRAMES = 1024
+_KEPT_COUNTS = 1024
 _NO_PEAKS = np.zeros((0, 0, 0), dtype=np.float32)
 _BLOCK_VALUES = 1 << 21  # of a block of rows without panels
 
@@ -65,7 +67,7 @@ class MockBackend(Backend):
         self._parameters = MockParameters.of(self.profile)
         self.geometry = self._parameters.geometry
         self.timing = ShotTiming.of(self.profile)
-        self._frames: dict[tuple[tuple[int, ...], int], Frames] = {}
+        self._counts: dict[tuple[tuple[int, ...], bytes], Stats] = {}
         if can_pack(self._parameters, 1):
             self._constants = bench_constants(self._parameters)
             self._bench = tuple(self._constants)
@@ -127,11 +129,8 @@ class MockBackend(Backend):
 
         def work(number: int) -> None:
             results, key = (light, second, peaks[number]), product_key(0, "", 0)
-            fits[number] = (
-                loops.multiply(
-                    operands, tasks[number], bench, plain, self._detector, key, quantiles(), results
-                )
-                >= 0
+            found[number] = loops.multiply(
+                operands, tasks[number], bench, plain, self._detector, key, quantiles(), results
             )
 
         run_all([partial(work, number) for number in range(len(tasks))], threads)
@@ -214,94 +213,87 @@ class MockBackend(Backend):
             run_all([partial(read, *panel) for panel in row_blocks[0].panels(spread)], spread)
 
         run_all([partial(work, *block) for block in blocks], threads if spread == 1 else 1)
-        stats = Stats(
-            macs=x.size * outputs,
-            photons=float(reading_stats.photons.sum()),
-            saturated=reading_stats.saturated,
-            conversions=reading_stats.conversions,
-            seconds=reading_stats.seconds,
-        )
-        for second, segment in zip(reading_stats.second, segments, strict=True):
-            counts = tuple((rows + second).tolist())
-            frames = self._frames_of(counts, outputs)
-            self._count_frames(frames, segment.weights.saturated, segment.weights.shape, stats)
+        stats = self._counted((matrices, rows, length, outputs), reading_stats.second)
+        stats.photons = float(reading_stats.photons.sum())
+        stats.saturated = reading_stats.saturated + sum(s.weights.saturated for s in segments)
+        stats.seconds = reading_stats.seconds
         return MatmulResult(y, stats)
 
     def _whole(self, x: np.ndarray, w: PreparedWeights, at: Address) -> MatmulResult:
         """Multiply rows [m, N, K] in one compiled call per task."""
         start = time.perf_counter()
         weights: PackedWeights = w.content
-        matrices, rows, _ = x.shape
-        outputs, detector = w.shape[-2], self._parameters.detector
-        plain, loops = weights.plain(w.ranges), compiled_loops()
-        segments = len(weights.saturated)
-        key = product_key(self.seed, at.matmul, at.attempt)
-        drift = np.empty((matrices, 0), dtype=np.float32)
-        if self._parameters.drift is not None:
-            drift = self._parameters.drift.factors(at.rows.ravel()).astype(np.float32)
-            drift = drift.reshape(at.rows.shape)
+        (matrices, rows, length), outputs, segments = x.shape, w.shape[-2], len(weights.saturated)
+        plain, multiply = weights.plain(w.ranges), compiled_loops().multiply
+        key, table = product_key(self.seed, at.matmul, at.attempt), quantiles()
         y = np.empty((matrices, rows, outputs), dtype=np.float32)
-        valid = np.empty((matrices, rows, 0), dtype=bool)
-        light = np.empty((segments, matrices, rows))
+        light, valid = np.empty((segments, matrices, rows)), np.empty((matrices, rows, 0), bool)
         threads = _threads(x.size * outputs)
         tasks = _tasks(matrices, rows, outputs, threads)
         second = np.zeros((len(tasks), segments, matrices), dtype=np.int64)
+        operands = (x, y, at.rows, self._drift(at.rows), valid)
         saturated = [0] * len(tasks)
-
-        operands, table = (x, y, at.rows, drift, valid), quantiles()
 
         def work(number: int) -> None:
             results = (light, second[number], _NO_PEAKS)
-            saturated[number] = loops.multiply(
+            saturated[number] = multiply(
                 operands, tasks[number], self._bench, plain, self._detector, key, table, results
             )
 
-        run_all([partial(work, number) for number in range(len(tasks))], threads)
+        if len(tasks) == 1:
+            work(0)
+        else:
+            run_all([partial(work, number) for number in range(len(tasks))], threads)
         if min(saturated) < 0:
             raise _too_large(x, plain)
-        repeated = second.sum(axis=0)
-        exposures = segments * matrices * rows + int(repeated.sum())
-        stats = Stats(
-            macs=x.size * outputs,
-            photons=float(light.sum()),
-            saturated=sum(saturated),
-            conversions=outputs * detector.rails * exposures,
-            seconds={"product": time.perf_counter() - start},
-        )
-        for index in range(segments):
-            counts = tuple((rows + repeated[index]).tolist())
-            frames = self._frames_of(counts, outputs)
-            length = int(weights.segments[index, 1])
-            self._count_frames(frames, weights.saturated[index], (matrices, outputs, length), stats)
+        stats = self._counted((matrices, rows, length, outputs), second.sum(axis=0))
+        stats.photons = float(light.sum())
+        stats.saturated = sum(saturated) + sum(weights.saturated)
+        stats.seconds = {"product": time.perf_counter() - start}
         return MatmulResult(y, stats)
 
-    def _frames_of(self, counts: tuple[int, ...], outputs: int) -> Frames:
-        """Return the frames of one segment; layers share them."""
-        found = self._frames.get((counts, outputs))
-        if found is None:
-            if len(self._frames) >= _KEPT_FRAMES:
-                self._frames.clear()
-            found = frames_of(counts, outputs, self.geometry, self.timing)
-            self._frames[counts, outputs] = found
-        return found
+    def _drift(self, rows: np.ndarray) -> np.ndarray:
+        """Return the brightness of rows [m, n], float32; [m, 0] without drift."""
+        drift = self._parameters.drift
+        if drift is None:
+            return np.empty((len(rows), 0), dtype=np.float32)
+        return drift.factors(rows.ravel()).astype(np.float32).reshape(rows.shape)
 
-    def _count_frames(
-        self, frames: Frames, saturated: int, shape: tuple[int, ...], stats: Stats
-    ) -> None:
-        """Count shots, frames, modulator samples and saturated weights of one segment's tiles.
+    def _counted(self, sizes: tuple[int, int, int, int], second: np.ndarray) -> Stats:
+        """Return the counts of a product that do not depend on the noise; layers share them.
 
         Parameters
         ----------
-        shape : (matrices, outputs, length) of the segment
+        sizes : matrices, rows, length and outputs
+        second : rows of each segment and matrix that need a second exposure, int64 [segments, m]
         """
-        matrices, outputs, length = shape
-        stats.saturated += saturated
-        stats.shots += frames.shots
-        stats.input_frames += frames.input_frames
-        stats.weight_frames += frames.weight_frames
-        stats.input_samples += frames.inputs_shown * self.profile.elements_per_input * length
-        values = matrices * outputs * length * self.profile.rails
-        stats.weight_samples += int(values * frames.loads)
+        key = (sizes, second.tobytes())
+        kept = self._counts.get(key)
+        if kept is None:
+            if len(self._counts) >= _KEPT_COUNTS:
+                self._counts.clear()
+            kept = self._counts[key] = self._count(sizes, second)
+        return replace(kept)
+
+    def _count(self, sizes: tuple[int, int, int, int], second: np.ndarray) -> Stats:
+        """Count shots, frames, conversions and modulator samples of all segments."""
+        (matrices, rows, length, outputs), profile = sizes, self.profile
+        exposures = matrices * rows * len(second) + int(second.sum())
+        stats = Stats(
+            macs=matrices * rows * length * outputs,
+            conversions=outputs * self._parameters.detector.rails * exposures,
+        )
+        values = matrices * outputs * profile.rails
+        for (first, last), repeated in zip(cuts(length, self.geometry.inputs), second, strict=True):
+            counts = tuple((rows + repeated).tolist())
+            frames = frames_of(counts, outputs, self.geometry, self.timing)
+            columns = last - first
+            stats.shots += frames.shots
+            stats.input_frames += frames.input_frames
+            stats.weight_frames += frames.weight_frames
+            stats.input_samples += frames.inputs_shown * profile.elements_per_input * columns
+            stats.weight_samples += int(values * columns * frames.loads)
+        return stats
 
 
 def mock_path() -> dict[str, str]:

@@ -39,7 +39,7 @@ class ReadingStats:
     def __init__(self, segments: int, matrices: int, rows: int) -> None:
         self.photons = np.zeros((segments, matrices, rows))
         self.second = np.zeros((segments, matrices), dtype=np.int64)
-        self.saturated = self.conversions = 0
+        self.saturated = 0
         self.seconds = {"encode": 0.0, "product": 0.0, "decode": 0.0}
         self.lock = Lock()
 
@@ -97,8 +97,6 @@ class RowBlock:
         second = int(self._minus.sum())
         stats.photons[index, self._matrix, rows] = self._photons
         with stats.lock:
-            exposures = len(self._minus) + second
-            stats.conversions += self._outputs * self._detector.rails * exposures
             stats.second[index, self._matrix] += second
             stats.seconds["encode"] += self._seconds
 
