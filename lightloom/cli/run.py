@@ -125,6 +125,7 @@ def command(
     from ..instruments import Timeline
     from ..models import load_model
     from ..report.terminal.console import open_console, progress
+    from ..report.terminal.streamed import streamed_text
 
     console = open_console(for_people=not json_)
     _check_options(temperature, top_k, top_p, trace, record)
@@ -139,12 +140,16 @@ def command(
         planned = _planned(loaded, opened, inputs, max_tokens, placement)
         measured = None if trace is None else Timeline(opened.clock)
         options: dict[str, Any] = {} if prompt is None else sampling
-        with resumable(record), progress() as tell:
-            finished = planned.run(inputs, labels, tell, reference, measured, record, **options)
+        marks = opened.is_optical, opened.is_mock, opened.is_calibrated
+        with resumable(record), progress() as bar, streamed_text(console, bar, *marks) as text:
+            on_text = None if json_ else text.show
+            finished = planned.run(
+                inputs, labels, text.tell, reference, measured, record, on_text, **options
+            )
     finally:
         opened.close()
         keep_left_lit(record)
-    print_report(console, finished.report(), json_)
+    print_report(console, finished.report(), json_, text.has_begun)
     if trace is not None:  # last: the report of what ran is printed already
         write_trace(trace, planned, measured, console)
 

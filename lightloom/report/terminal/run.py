@@ -41,8 +41,13 @@ def show_plan(where: Console, planned: Plan) -> None:
         where.print(escape(sentence))
 
 
-def show_report(where: Console, result: Report) -> None:
-    """Print a run's report."""
+def show_report(where: Console, result: Report, text_is_shown: bool = False) -> None:
+    """Print a run's report.
+
+    Parameters
+    ----------
+    text_is_shown : the text that the run generated was printed before
+    """
     document = result.as_dict()
     marks = "".join(f" [yellow]{mark}[/]" for mark in report_marks(document))
     where.print(f"\n{escape(report_title(document))}{marks}", style="bold")
@@ -50,7 +55,10 @@ def show_report(where: Console, result: Report) -> None:
         title = f": {result.profile_title}" if result.profile_title else ""
         where.print(f"bench profile [bold]{escape(result.profile)}[/]{escape(title)}")
         where.print(f"placement {escape(result.placement)}")
-    show_quality(where, result.quality)
+    quality = dict(result.quality)
+    if text_is_shown:
+        quality["digital" if quality["optical"] is None else "optical"] = None
+    show_quality(where, quality)
     where.print(throughput_sentence(result.throughput))
     if result.energy is not None:
         where.print(_times_sentence(result.energy))

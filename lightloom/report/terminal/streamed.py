@@ -1,0 +1,71 @@
+"""Text that is shown while a run generates it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+
+from ...scheduler.runs.tables import report_marks
+from .console import ProgressBar
+
+
+class StreamedText:
+    """Prints a text piece by piece, without the progress bar, which redraws the last line.
+
+    Parameters
+    ----------
+    where : console that the text goes to
+    bar : shown before the text, and after it
+    heading : printed before the text, in rich's markup
+    """
+
+    def __init__(self, where: Console, bar: ProgressBar, heading: str) -> None:
+        self._where, self._bar, self._heading = where, bar, heading
+        self._task = ""
+        self._is_in_line = False
+        self.has_begun = False
+        """Whether the text, or some of it, was printed."""
+
+    def tell(self, what: str, done: int, total: int) -> None:
+        """Move the progress bar, unless the text itself shows the progress."""
+        if self._is_in_line and what == self._task:
+            return
+        self.end()
+        self._task = what
+        self._bar(what, done, total)
+
+    def show(self, text: str) -> None:
+        """Print the next piece of the text; an empty one has no character yet."""
+        if not text:
+            return
+        if not self._is_in_line:
+            self._bar.hide()
+            self._is_in_line = True
+        if not self.has_begun:
+            self._where.print(f"\n{self._heading}", end=" ")
+            self.has_begun = True
+        self._where.out(text, end="", highlight=False)
+
+    def end(self) -> None:
+        """End the line of the text, and show the bar again."""
+        if self._is_in_line:
+            self._is_in_line = False
+            self._where.print()
+            self._bar.show()
+
+
+@contextmanager
+def streamed_text(
+    where: Console, bar: ProgressBar, is_optical: bool, is_mock: bool, is_calibrated: bool
+) -> Iterator[StreamedText]:
+    """Show the text that a run generates, and its progress; its last line ends with the block."""
+    side = "optical" if is_optical else "digital"
+    marks = report_marks({"is_mock": is_mock, "is_calibrated": is_calibrated})
+    marked = "".join(f" [yellow]{mark}[/]" for mark in marks)
+    streamed = StreamedText(where, bar, f"[bold]{side}{marked}:[/]")
+    try:
+        yield streamed
+    finally:
+        streamed.end()
