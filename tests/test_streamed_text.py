@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 import lightloom
 from lightloom.cli.app import app
 from lightloom.report.terminal.console import PrintableConsole, ProgressBar
-from lightloom.report.terminal.streamed import streamed_text
+from lightloom.report.terminal.streamed import StreamedText, streamed_text
 
 PROMPT, TOKENS = "The argument", 12
 RUN = ("run", "--model", "glimmer", "--prompt", PROMPT, "--max-tokens", str(TOKENS))
@@ -116,23 +116,23 @@ class _Bar(ProgressBar):
         self.seen.append("(shown)")
 
 
-def test_the_progress_bar_makes_room_for_the_text(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_progress_bar_makes_room_for_the_text() -> None:
     bar = _Bar()
-    with streamed_text(PrintableConsole(None), bar, True, False, True) as text:
-        text.tell("run", 0, 2)
-        text.show("")
-        text.show("a")
-        text.tell("run", 1, 2)
-        text.tell("a full disk", 0, 1)
-        text.show("b")
-        text.tell("reference", 0, 2)
+    text = StreamedText(PrintableConsole(None), bar, "")
+    text.tell("run", 0, 2)
+    text.show("")
+    text.show("a")
+    text.tell("run", 1, 2)
+    text.tell("a full disk", 0, 1)
+    text.show("b")
+    text.tell("reference", 0, 2)
     expected = ["run", "(hidden)", "(shown)", "a full disk", "(hidden)", "(shown)", "reference"]
     assert bar.seen == expected
 
 
 def test_text_of_a_model_cannot_control_the_terminal() -> None:
     where = PrintableConsole(None)
-    with where.capture() as shown, streamed_text(where, _Bar(), True, True, False) as text:
+    with where.capture() as shown, streamed_text(where, True, True, False) as text:
         text.show("one\n")
         text.show(" [bold]two\x1b[2J  ")
     assert shown.get() == "\noptical MOCK NOT CALIBRATED: one\n [bold]two\\x1b[2J  \n"

@@ -43,7 +43,7 @@ def command(
     """
     limit_threads(threads)
     from ..models import load_model
-    from ..report.terminal.console import open_console, progress
+    from ..report.terminal.console import open_console
     from ..report.terminal.streamed import streamed_text
     from ..scheduler.runs.resume import resume
 
@@ -52,12 +52,12 @@ def command(
     console = open_console(for_people=not json_)
     try:
         marks = _marks(run)
-        with resumable(run), progress() as bar, streamed_text(console, bar, *marks) as text:
-            on_text = None if json_ else text.show
-            finished = resume(run, load_model, model, bench, accept or (), text.tell, on_text)
+        with resumable(run), streamed_text(console, *marks) as shown:
+            on_text = None if json_ else shown.show
+            finished = resume(run, load_model, model, bench, accept or (), shown.tell, on_text)
     finally:
         keep_left_lit(run)
-    print_report(console, finished.report(), json_, text.has_begun)
+    print_report(console, finished.report(), json_, shown.has_begun)
 
 
 def _marks(run: Path) -> tuple[bool, bool, bool]:

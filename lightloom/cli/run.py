@@ -124,7 +124,7 @@ def command(
     limit_threads(threads)
     from ..instruments import Timeline
     from ..models import load_model
-    from ..report.terminal.console import open_console, progress
+    from ..report.terminal.console import open_console
     from ..report.terminal.streamed import streamed_text
 
     console = open_console(for_people=not json_)
@@ -141,15 +141,14 @@ def command(
         measured = None if trace is None else Timeline(opened.clock)
         options: dict[str, Any] = {} if prompt is None else sampling
         marks = opened.is_optical, opened.is_mock, opened.is_calibrated
-        with resumable(record), progress() as bar, streamed_text(console, bar, *marks) as text:
-            on_text = None if json_ else text.show
-            finished = planned.run(
-                inputs, labels, text.tell, reference, measured, record, on_text, **options
-            )
+        with resumable(record), streamed_text(console, *marks) as shown:
+            on_text = None if json_ else shown.show
+            watched = (shown.tell, reference, measured, record, on_text)
+            finished = planned.run(inputs, labels, *watched, **options)
     finally:
         opened.close()
         keep_left_lit(record)
-    print_report(console, finished.report(), json_, text.has_begun)
+    print_report(console, finished.report(), json_, shown.has_begun)
     if trace is not None:  # last: the report of what ran is printed already
         write_trace(trace, planned, measured, console)
 

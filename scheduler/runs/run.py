@@ -141,12 +141,15 @@ def _check_images(plan: PlanRecord, images: Any, labels: Any) -> None:
 
 def _generation(sides: Sides, is_resumed: bool) -> dict[str, Any] | None:
     """Take from the results how fast each side generated its text; None for other tasks."""
-    found = {side: results and results.pop("generation", None) for side, results in sides.items()}
+    found: dict[str, Any] = {
+        side: None if results is None else results.pop("generation", None)
+        for side, results in sides.items()
+    }
     if not any(found.values()):
         return None
     if is_resumed:  # its first tokens came in an earlier session
-        side = "digital" if found["optical"] is None else "optical"
-        found[side] |= dict.fromkeys(_TOKEN_TIMES)
+        side = "digital" if sides["optical"] is None else "optical"
+        found[side].update(dict.fromkeys(_TOKEN_TIMES))
     return found
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from rich.console import Console
 
 from ...scheduler.runs.tables import report_marks
-from .console import ProgressBar
+from .console import ProgressBar, progress
 
 
 class StreamedText:
@@ -58,14 +58,15 @@ class StreamedText:
 
 @contextmanager
 def streamed_text(
-    where: Console, bar: ProgressBar, is_optical: bool, is_mock: bool, is_calibrated: bool
+    where: Console, is_optical: bool, is_mock: bool, is_calibrated: bool
 ) -> Iterator[StreamedText]:
-    """Show the text that a run generates, and its progress; its last line ends with the block."""
+    """Show the progress of a run, and the text that it generates; its line ends with the block."""
     side = "optical" if is_optical else "digital"
     marks = report_marks({"is_mock": is_mock, "is_calibrated": is_calibrated})
     marked = "".join(f" [yellow]{mark}[/]" for mark in marks)
-    streamed = StreamedText(where, bar, f"[bold]{side}{marked}:[/]")
-    try:
-        yield streamed
-    finally:
-        streamed.end()
+    with progress() as bar:
+        streamed = StreamedText(where, bar, f"[bold]{side}{marked}:[/]")
+        try:
+            yield streamed
+        finally:
+            streamed.end()
