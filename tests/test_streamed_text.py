@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 import lightloom
 from lightloom.cli.app import app
+from lightloom.report.run import run_page
 from lightloom.report.terminal.console import PrintableConsole, ProgressBar
 from lightloom.report.terminal.streamed import StreamedText, streamed_text
 
@@ -87,6 +88,7 @@ def test_a_resumed_run_shows_its_whole_text(tmp_path: Path) -> None:
         if len(texts) == TOKENS // 2:
             raise KeyboardInterrupt
 
+    pytest.importorskip("jinja2", reason="needs pip install 'lightloom[report]'")
     with pytest.raises(KeyboardInterrupt):
         generated(record, stop_soon)
     resumed = CliRunner().invoke(app, ["resume", str(record)])
@@ -95,6 +97,8 @@ def test_a_resumed_run_shows_its_whole_text(tmp_path: Path) -> None:
     assert f"optical MOCK: {whole}\n" in resumed.stdout
     with JournalFile(record) as journal:
         report = journal.results()["report"]
+        page = run_page(journal)
+    assert "time to first token, digital" in page and "first token, optical" not in page
     assert report["results"]["text"] == whole
     assert report["generation"]["optical"]["time_to_first_token_s"] is None  # in two sessions
     assert report["generation"]["digital"]["time_to_first_token_s"] > 0
@@ -119,12 +123,13 @@ class _Bar(ProgressBar):
 def test_the_progress_bar_makes_room_for_the_text() -> None:
     bar = _Bar()
     text = StreamedText(PrintableConsole(None), bar, "")
+    assert text.on_text is not None
     text.tell("run", 0, 2)
-    text.show("")
-    text.show("a")
+    text.on_text("")
+    text.on_text("a")
     text.tell("run", 1, 2)
     text.tell("a full disk", 0, 1)
-    text.show("b")
+    text.on_text("b")
     text.tell("reference", 0, 2)
     expected = ["run", "(hidden)", "(shown)", "a full disk", "(hidden)", "(shown)", "reference"]
     assert bar.seen == expected
@@ -132,7 +137,8 @@ def test_the_progress_bar_makes_room_for_the_text() -> None:
 
 def test_text_of_a_model_cannot_control_the_terminal() -> None:
     where = PrintableConsole(None)
-    with where.capture() as shown, streamed_text(where, True, True, False) as text:
-        text.show("one\n")
-        text.show(" [bold]two\x1b[2J  ")
+    with where.capture() as shown, streamed_text(where, True, True, False, True) as text:
+        assert text.on_text is not None
+        text.on_text("one\n")
+        text.on_text(" [bold]two\x1b[2J  ")
     assert shown.get() == "\noptical MOCK NOT CALIBRATED: one\n [bold]two\\x1b[2J  \n"

@@ -52,9 +52,9 @@ def command(
     console = open_console(for_people=not json_)
     try:
         marks = _marks(run)
-        with resumable(run), streamed_text(console, *marks) as shown:
-            on_text = None if json_ else shown.show
-            finished = resume(run, load_model, model, bench, accept or (), shown.tell, on_text)
+        with resumable(run), streamed_text(console, *marks, not json_) as shown:
+            watched = (shown.tell, shown.on_text)
+            finished = resume(run, load_model, model, bench, accept or (), *watched)
     finally:
         keep_left_lit(run)
     print_report(console, finished.report(), json_, shown.has_begun)

@@ -141,9 +141,8 @@ def command(
         measured = None if trace is None else Timeline(opened.clock)
         options: dict[str, Any] = {} if prompt is None else sampling
         marks = opened.is_optical, opened.is_mock, opened.is_calibrated
-        with resumable(record), streamed_text(console, *marks) as shown:
-            on_text = None if json_ else shown.show
-            watched = (shown.tell, reference, measured, record, on_text)
+        with resumable(record), streamed_text(console, *marks, not json_) as shown:
+            watched = (shown.tell, reference, measured, record, shown.on_text)
             finished = planned.run(inputs, labels, *watched, **options)
     finally:
         opened.close()

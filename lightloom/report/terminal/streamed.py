@@ -19,14 +19,22 @@ class StreamedText:
     where : console that the text goes to
     bar : shown before the text, and after it
     heading : printed before the text, in rich's markup
+    with_text : False shows only the progress
+
+    Attributes
+    ----------
+    on_text : receives the text of each token; None if none is shown
+    has_begun : whether some of the text was printed
     """
 
-    def __init__(self, where: Console, bar: ProgressBar, heading: str) -> None:
+    def __init__(
+        self, where: Console, bar: ProgressBar, heading: str, with_text: bool = True
+    ) -> None:
         self._where, self._bar, self._heading = where, bar, heading
+        self.on_text = self._show if with_text else None
         self._task = ""
         self._is_in_line = False
         self.has_begun = False
-        """Whether the text, or some of it, was printed."""
 
     def tell(self, what: str, done: int, total: int) -> None:
         """Move the progress bar, unless the text itself shows the progress."""
@@ -36,7 +44,7 @@ class StreamedText:
         self._task = what
         self._bar(what, done, total)
 
-    def show(self, text: str) -> None:
+    def _show(self, text: str) -> None:
         """Print the next piece of the text; an empty one has no character yet."""
         if not text:
             return
@@ -58,14 +66,19 @@ class StreamedText:
 
 @contextmanager
 def streamed_text(
-    where: Console, is_optical: bool, is_mock: bool, is_calibrated: bool
+    where: Console, is_optical: bool, is_mock: bool, is_calibrated: bool, with_text: bool
 ) -> Iterator[StreamedText]:
-    """Show the progress of a run, and the text that it generates; its line ends with the block."""
+    """Show the progress of a run, and the text that it generates; its line ends with the block.
+
+    Parameters
+    ----------
+    with_text : False shows only the progress
+    """
     side = "optical" if is_optical else "digital"
     marks = report_marks({"is_mock": is_mock, "is_calibrated": is_calibrated})
     marked = "".join(f" [yellow]{mark}[/]" for mark in marks)
     with progress() as bar:
-        streamed = StreamedText(where, bar, f"[bold]{side}{marked}:[/]")
+        streamed = StreamedText(where, bar, f"[bold]{side}{marked}:[/]", with_text)
         try:
             yield streamed
         finally:
