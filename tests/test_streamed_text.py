@@ -27,6 +27,13 @@ def generated(record: Path | None = None, on_text: Callable[[str], None] | None 
     return planned.run(PROMPT, record=record, on_text=on_text)
 
 
+@pytest.fixture(scope="module")
+def finished() -> tuple[Run, list[str]]:
+    """A run, and the texts that it told."""
+    texts: list[str] = []
+    return generated(on_text=texts.append), texts
+
+
 def decoded(tokens: list[int]) -> str:
     return bytes(tokens).decode("utf-8", "replace")
 
@@ -41,20 +48,18 @@ def test_an_incomplete_character_at_the_end_is_shown() -> None:
     assert list(text_of(b"a\xc3", decoded)) == ["a", "\N{REPLACEMENT CHARACTER}"]
 
 
-def test_a_run_tells_the_text_of_light_alone() -> None:
-    """The reference generates a text, too, and nobody wants to see it in between."""
-    texts: list[str] = []
-    run = generated(on_text=texts.append)
+def test_a_run_tells_the_text_of_light_alone(finished: tuple[Run, list[str]]) -> None:
+    # the reference generates a text, too, which must not be told
+    run, texts = finished
     assert len(texts) == TOKENS and "".join(texts) == run.results["text"]
 
 
-def test_a_report_says_when_the_tokens_came() -> None:
-    report = generated().report().as_dict()
+def test_a_report_says_when_the_tokens_came(finished: tuple[Run, list[str]]) -> None:
+    report = finished[0].report().as_dict()
     for side in ("digital", "optical"):
         measured = report["generation"][side]
         assert measured["tokens"] == TOKENS
-        assert 0 < measured["time_to_first_token_s"] < report["wall_seconds"] + 60
-        assert measured["tokens_per_second"] > 0
+        assert measured["time_to_first_token_s"] > 0 and measured["tokens_per_second"] > 0
     first_s = report["generation"]["optical"]["time_to_first_token_s"]
     later_s = (TOKENS - 1) / report["generation"]["optical"]["tokens_per_second"]
     assert first_s + later_s <= report["wall_seconds"]
@@ -79,7 +84,10 @@ def test_json_is_alone_on_standard_output() -> None:
     assert document["generation"]["optical"]["tokens"] == TOKENS
 
 
-def test_a_resumed_run_shows_its_whole_text(tmp_path: Path) -> None:
+def test_a_resumed_run_shows_its_whole_text(
+    finished: tuple[Run, list[str]], tmp_path: Path
+) -> None:
+    pytest.importorskip("jinja2", reason="needs pip install 'lightloom[report]'")
     record = tmp_path / "run.db"
     texts: list[str] = []
 
@@ -88,12 +96,11 @@ def test_a_resumed_run_shows_its_whole_text(tmp_path: Path) -> None:
         if len(texts) == TOKENS // 2:
             raise KeyboardInterrupt
 
-    pytest.importorskip("jinja2", reason="needs pip install 'lightloom[report]'")
     with pytest.raises(KeyboardInterrupt):
         generated(record, stop_soon)
     resumed = CliRunner().invoke(app, ["resume", str(record)])
     assert resumed.exit_code == 0, resumed.output
-    whole = generated().results["text"]
+    whole = finished[0].results["text"]
     assert f"optical MOCK: {whole}\n" in resumed.stdout
     with JournalFile(record) as journal:
         report = journal.results()["report"]
