@@ -25,7 +25,7 @@ from ..base import Backend, MatmulResult, PreparedWeights, Ranges, Stats
 from ..device_timeline import frames_of
 from ..profile import OpticsProfile, load_profile
 from ..timing import ShotTiming
-from . import compiled_loops
+from . import LOOPS, compiled_loops
 from .detection import noise_free
 from .encoding import LARGEST, encode_weights
 from .fused import can_fuse, fused_segment
@@ -86,6 +86,10 @@ class MockBackend(Backend):
         """Return its profile and seed."""
         profile = self.profile.model_dump(mode="json")
         return {"kind": "mock", "profile": profile, "seed": self.seed}
+
+    def prepare_loops(self, multiplications: int) -> None:
+        """Choose between compiled loops and numpy, before a run of so many multiplications."""
+        LOOPS.prepare(multiplications)
 
     @property
     def _identity(self) -> tuple[str, ...]:

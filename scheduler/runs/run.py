@@ -82,6 +82,7 @@ def run_plan(
         )
     progress = progress or (lambda what, done, total: None)
     progress("preparing the backend", 0, 1)
+    backend.prepare_loops(_multiplications(plan, inputs))
     backend.warm_up()
     progress("calibrating read-out ranges", 0, 1)
     model.calibrate(executor)
@@ -115,6 +116,21 @@ def run_plan(
     return Run(
         plan, _plain(results), quality, throughput, records, wall, reference_seconds, generation
     )
+
+
+def _multiplications(plan: PlanRecord, inputs: Any) -> int:
+    """Return about how many multiplications a run sends to light, its calibration included."""
+    passes = 1.0
+    if plan.task == "classify":
+        passes = len(inputs) / plan.passes[0][0]["batch"]
+    elif plan.task == "logits":
+        tokens = len(inputs) / 4 if isinstance(inputs, str) else np.size(inputs)
+        passes = tokens / plan.units
+    elif plan.task == "embed":
+        passes = len(inputs)
+    planned = sum(step.macs for step in plan.steps if step.where == "optical")
+    calibration = plan.model.parameters * (1 << 10 if plan.backend.needs_ranges else 0)
+    return int(planned * passes) + calibration
 
 
 def _check_images(plan: PlanRecord, images: Any, labels: Any) -> None:
