@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightloom.backends import Address, MockBackend, OpticsProfile, mock_path
+from lightloom.backends.mock import LOOPS
 from lightloom.backends.mock import integer_products as products_module
 from lightloom.backends.mock.int8_gemm import IntegerProduct, integer_product, is_exact
 from lightloom.backends.mock.integer_products import IntegerRows, Operand, multiply, panels
@@ -64,8 +65,7 @@ def numbers(*shape: int, seed: int = 1) -> np.ndarray:
 
 
 def without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("integer_products", "encoding", "row_block", "backend", "fused"):
-        monkeypatch.setattr(f"lightloom.backends.mock.{module}.COMPILED", False)
+    monkeypatch.setattr(LOOPS, "_is_used", False)
 
 
 def product(x: np.ndarray, w: np.ndarray, **fields: Any) -> np.ndarray:

@@ -138,7 +138,8 @@ class MockBackend(Backend):
 
     def _matmul(self, x: np.ndarray, w: PreparedWeights, at: Address) -> MatmulResult:
         x = np.require(x, requirements=["C", "W"])  # kernels are compiled for it
-        if self._can_fuse and len(w.shape) == 2 and (x.shape[1] <= FEW_ROWS or has_dot()):
+        is_simple = LOOPS.is_used and self._can_fuse and len(w.shape) == 2
+        if is_simple and (x.shape[1] <= FEW_ROWS or has_dot()):
             result = self._fused(x[0], w, at)
             if result is not None:
                 return result
@@ -149,7 +150,7 @@ class MockBackend(Backend):
         reading_stats = ReadingStats(matrices, len(segments))
         threads = _threads(rows * outputs * length)
         blocks = _blocks(matrices, rows, outputs)
-        is_library = matrices == 1 and not COMPILED  # its product has its own threads
+        is_library = matrices == 1 and not LOOPS.is_used  # its product has its own threads
         spread = threads if is_library or len(blocks) < 2 * threads else 1  # else per block
 
         def work(matrix: int, part: slice) -> None:
@@ -272,7 +273,7 @@ def _tasks(rows: int, outputs: int, threads: int) -> list[tuple[slice, int, int]
 def _blocks(matrices: int, rows: int, outputs: int) -> list[tuple[int, slice]]:
     """Divide the rows of all matrices into blocks of about equal size."""
     step = _BLOCK_ROWS
-    if not COMPILED:  # a library's float32 product is faster with more rows
+    if not LOOPS.is_used:  # a library's float32 product is faster with more rows
         step = min(512, max(32, _BLOCK_VALUES // max(outputs, 1)))
         step = -(-rows // max(1, -(-rows // step)))
     return [

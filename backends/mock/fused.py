@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from ...instruments.environment import COMPILED
 from ..base import Ranges
 from .detection import Converter
 from .encoding import has_levels, offset_levels, signed_levels
@@ -26,8 +25,7 @@ def can_fuse(parameters: MockParameters) -> bool:
     """Return whether a profile has one reading, equal level steps and fixed light and range."""
     profile = parameters.profile
     return (
-        COMPILED
-        and (profile.detection == "balanced" or profile.encoding == "offset")
+        (profile.detection == "balanced" or profile.encoding == "offset")
         and has_levels(profile)
         and profile.photons_per_mac is None
         and profile.photons_entering_per_mac is None

@@ -7,9 +7,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from ...instruments.environment import COMPILED
 from ..address import Address
-from . import compiled_loops
+from . import LOOPS, compiled_loops
 from .noise import NoiseKeys, gaussian, quantiles, random_words, stream_keys
 
 _WIDTH = 64  # outputs of one stream of a dynamic operand
@@ -50,7 +49,7 @@ class NoiseStreams:
         self, purpose: str, rows: np.ndarray, count: int, out: np.ndarray | None = None
     ) -> np.ndarray:
         """Return standard normal numbers [n, count], in `out` if possible."""
-        if not COMPILED:
+        if not LOOPS.is_used:
             space = None if self._dynamic else out
             return self._joined(
                 lambda keys, width: gaussian(keys, rows, width, space), purpose, count

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from ...instruments.environment import COMPILED, run_all
+from ...instruments.environment import run_all
 from ..address import exposure_ids
-from . import compiled_loops
+from . import LOOPS, compiled_loops
 from .detection import Converter, CrossTerms, LeftOutputs, Reading, noise_free, read
 from .encoding import encode_rows
 from .integer_products import multiply, panels
@@ -71,7 +71,7 @@ class RowBlock:
             negative = self._rows.has_negative
             if negative.any():
                 self._shown.append((exposure, None if negative.all() else negative))
-        self._compiled = COMPILED and profile.readout_range != "ideal"
+        self._compiled = LOOPS.is_used and profile.readout_range != "ideal"
         self._photons = 0.0
         self._electrons = self._electrons_per_pair() if profile.has_light else None
         self._terms = self._row_terms()
@@ -344,7 +344,7 @@ class RowBlock:
 
 def _add_cross(y: np.ndarray, place: slice, cross: CrossTerms) -> None:
     a, p, b, q = cross.a, cross.p[place], cross.b, cross.q[place]
-    if COMPILED:
+    if LOOPS.is_used:
         compiled_loops().add_cross(y, place.start, CrossTerms(a, p, b, q))
         return
     step = max(1, _PIECE_VALUES // y.shape[1])
