@@ -37,6 +37,7 @@ WORTH_COMPILING = 1 << 30
 _MODES = ("background", "now", "never")
 _LONGEST_S = 300  # that a process in the background may take
 _PROGRAMS = ("python", "pypy")  # an embedding program would start itself
+_STARTED: list[subprocess.Popen[bytes]] = []  # Python warns of one that it forgets
 
 
 class LoopCache:
@@ -52,8 +53,8 @@ class LoopCache:
     def __init__(self, module: str) -> None:
         self.module = module
         self._is_used = COMPILED
+        self._is_ready = False
         self._lock = Lock()
-        self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def is_used(self) -> bool:
@@ -64,7 +65,7 @@ class LoopCache:
         """Choose between loops and numpy, before the first product of a run.
 
         Where the loops are not on disk, few multiplications are left to numpy, and many wait for
-        the compiler. Loops that are used stay in use.
+        the compiler. Loops that were ready once stay in use.
 
         Raises
         ------
@@ -74,16 +75,15 @@ class LoopCache:
         if not COMPILED:
             return
         with self._lock:
-            if mode == "now" or self.is_on_disk():
-                self._is_used = True
-            elif multiplications < WORTH_COMPILING or mode == "never":
-                self._is_used = False
-                if mode == "background":
+            self._is_ready = self._is_ready or mode == "now" or self.is_on_disk()
+            if not self._is_ready and mode == "background":
+                if multiplications < WORTH_COMPILING:
                     self._start()
-            else:
-                say("compiling once for this processor; later runs start at once")
-                self._wait()
-                self._is_used = True
+                else:
+                    say("compiling once for this processor; later runs start at once")
+                    self._wait()
+                    self._is_ready = True
+            self._is_used = self._is_ready
 
     def state(self) -> str:
         """Return a sentence on the loops, for `lightloom doctor`."""
@@ -105,7 +105,7 @@ class LoopCache:
         """Compile all loops, and keep them on disk where that is possible."""
         module: Any = import_module(self.module)
         module.warm_up()
-        stored, sources = _stored_loops()
+        stored, sources = _stored_loops(self.module.partition(".")[0])
         if not stored:
             return
         document = {"loops": stored, "sources": {path: _stamp(path) for path in sources}}
@@ -129,7 +129,7 @@ class LoopCache:
         arguments = [sys.executable, "-P", "-m", __name__, self.module, str(lock)]
         paths = os.pathsep.join(path for path in sys.path if path)  # -P: not this folder
         try:
-            self._process = subprocess.Popen(
+            process = subprocess.Popen(
                 arguments,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -139,6 +139,8 @@ class LoopCache:
             )
         except OSError:
             lock.unlink(missing_ok=True)
+            return
+        _STARTED.append(process)
 
     def _hold(self) -> Path | None:
         """Create the file that lets one process compile; None where that cannot be."""
@@ -200,16 +202,16 @@ def _machine() -> str:
 
     features = binding.get_host_cpu_features().flatten()
     versions = [sys.implementation.cache_tag, version_of("numba"), version_of("llvmlite")]
-    parts = [*map(str, versions), binding.get_host_cpu_name(), features]
+    chosen = map(os.environ.get, ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES"))
+    parts = [*map(str, [*versions, *chosen]), binding.get_host_cpu_name(), features]
     return blake2b("\n".join(parts).encode(), digest_size=6).hexdigest()
 
 
-def _stored_loops() -> tuple[list[str], set[str]]:
+def _stored_loops(package: str) -> tuple[list[str], set[str]]:
     """Return numba's index files of all loops that were compiled, and their sources."""
     stored, sources = list[str](), set[str]()
-    package = __package__.partition(".")[0]
     for name, module in list(sys.modules.items()):
-        if not name.startswith(f"{package}."):
+        if name.partition(".")[0] != package:
             continue
         for value in list(vars(module).values()):
             kept = getattr(getattr(value, "_cache", None), "_cache_file", None)
@@ -268,9 +270,11 @@ def main() -> None:
         faulthandler.dump_traceback_later(_LONGEST_S, exit=True, file=nowhere)
         if hasattr(os, "nice"):
             os.nice(19)
-        LoopCache(module).compile()  # after a failure the lock keeps the next try away for a while
+        cache = LoopCache(module)
+        cache.compile()
         faulthandler.cancel_dump_traceback_later()
-    Path(lock).unlink(missing_ok=True)
+    if cache.is_on_disk():  # else the lock keeps the next try away for a while
+        Path(lock).unlink(missing_ok=True)
 
 
 if __name__ == "__main__":
