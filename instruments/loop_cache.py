@@ -99,7 +99,11 @@ class LoopCache:
 
     def is_on_disk(self) -> bool:
         """Return whether all loops are on disk, from these sources and for this processor."""
-        return any(_is_valid(folder / self._name) for folder in self._folders())
+        return any(
+            _is_valid(folder / self._name)
+            for folder in self._folders()
+            if os.access(folder, os.W_OK)  # numba reads only what it could write
+        )
 
     def compile(self) -> None:
         """Compile all loops, and keep them on disk where that is possible."""
@@ -126,15 +130,19 @@ class LoopCache:
         lock = self._hold()
         if lock is None:
             return
-        arguments = [sys.executable, "-P", "-m", __name__, self.module, str(lock)]
-        paths = os.pathsep.join(path for path in sys.path if path)  # -P: not this folder
+        arguments = [sys.executable, "-P", "-m", __name__, self.module, str(lock.absolute())]
+        environment = {**os.environ, VARIABLE: "now"}  # it imports what this process does
+        environment["PYTHONPATH"] = os.pathsep.join(str(Path(p).absolute()) for p in sys.path if p)
+        if chosen := os.environ.get("NUMBA_CACHE_DIR"):
+            environment["NUMBA_CACHE_DIR"] = str(Path(chosen).absolute())
         try:
             process = subprocess.Popen(
                 arguments,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                env={**os.environ, VARIABLE: "now", "PYTHONPATH": paths},
+                cwd=lock.parent,  # Windows removes no folder that a process is in
+                env=environment,
                 **_detached(),
             )
         except OSError:
@@ -184,7 +192,8 @@ class LoopCache:
         spec = find_spec(self.module)
         if spec is not None and spec.origin is not None:
             yield Path(spec.origin).parent / "__pycache__"
-        yield _user_folder()
+        with suppress(RuntimeError):  # there is no home
+            yield _user_folder()
 
 
 def _mode() -> str:

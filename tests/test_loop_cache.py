@@ -139,6 +139,19 @@ def test_no_process_is_started_where_nothing_can_be_kept(
 
 
 @needs_numba
+def test_an_account_without_a_home_has_its_loops(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("LOCALAPPDATA", raising=False)
+    monkeypatch.setattr(Path, "home", nowhere)
+    cache = LoopCache("lightloom.backends.mock.all_loops")
+    assert [folder.name for folder in cache._folders()] == ["__pycache__"]
+
+
+@needs_numba
 @pytest.mark.parametrize("program", ["", "blender"])
 def test_a_program_that_embeds_python_is_not_started_again(
     kept: Path, processes: Processes, monkeypatch: pytest.MonkeyPatch, program: str
