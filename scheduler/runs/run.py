@@ -129,13 +129,14 @@ def _reference(
 
 
 def _prepare_digital(plan: PlanRecord, backend: Backend | None) -> None:
-    """Prepare the weights of a text's model by a pass of one token, as calibration does for light.
+    """Prepare the weights of a text's model by a short pass, as calibration does for light.
 
     Else the first token would seem to take as long as reading the weights does.
     """
     if plan.task == "generate":
         executor = plan.model.executor(backend, plan.chosen)
-        plan.model.run_pass(executor, "last", [[0]])
+        few = [0] * min(2, plan.model.config.context)  # one row would leave products of many cold
+        plan.model.run_pass(executor, "last", [few])
         executor.records.clear()
 
 
