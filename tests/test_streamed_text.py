@@ -14,7 +14,7 @@ import lightloom
 from lightloom.cli.app import app
 from lightloom.report.run import run_page
 from lightloom.report.terminal.console import PrintableConsole, ProgressBar
-from lightloom.report.terminal.streamed import StreamedText, streamed_text
+from lightloom.report.terminal.run import StreamedText, streamed_text
 
 PROMPT, TOKENS = "The argument", 12
 RUN = ("run", "--model", "glimmer", "--prompt", PROMPT, "--max-tokens", str(TOKENS))

@@ -44,7 +44,7 @@ def command(
     limit_threads(threads)
     from ..models import load_model
     from ..report.terminal.console import open_console
-    from ..report.terminal.streamed import streamed_text
+    from ..report.terminal.run import streamed_text
     from ..scheduler.runs.resume import resume
 
     if attended:

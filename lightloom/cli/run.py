@@ -125,7 +125,7 @@ def command(
     from ..instruments import Timeline
     from ..models import load_model
     from ..report.terminal.console import open_console
-    from ..report.terminal.streamed import streamed_text
+    from ..report.terminal.run import streamed_text
 
     console = open_console(for_people=not json_)
     _check_options(temperature, top_k, top_p, trace, record)
@@ -159,7 +159,8 @@ def _check_options(
     from ..models.generation import check_sampling
 
     check_sampling(temperature, top_k, top_p)
-    check_trace(trace)
+    if trace is not None:
+        check_trace(trace)
     check_apart({"--record": record, "--trace": trace})
 
 

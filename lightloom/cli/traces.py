@@ -14,10 +14,8 @@ if TYPE_CHECKING:
 _MOST_SHOTS = 300_000  # of a prediction: more make a file that no viewer opens
 
 
-def check_trace(path: Path | None) -> None:
+def check_trace(path: Path) -> None:
     """Refuse a trace that could not be written, before hours are spent on it."""
-    if path is None:
-        return
     from ..instruments.files import check_output
     from ..scheduler.runs.trace import KIND
 
