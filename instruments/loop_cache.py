@@ -48,18 +48,17 @@ class LoopCache:
     Parameters
     ----------
     module : its function `warm_up` calls every loop once, with all its types
+
+    Attributes
+    ----------
+    is_used : whether products call the loops; numpy computes them otherwise
     """
 
     def __init__(self, module: str) -> None:
         self.module = module
-        self._is_used = COMPILED
+        self.is_used = COMPILED
         self._is_ready = False
         self._lock = Lock()
-
-    @property
-    def is_used(self) -> bool:
-        """Whether products call the loops; numpy computes them otherwise."""
-        return self._is_used
 
     def prepare(self, multiplications: int) -> None:
         """Choose between loops and numpy, before the first product of a run.
@@ -83,7 +82,7 @@ class LoopCache:
                     say("compiling once for this processor; later runs start at once")
                     self._wait()
                     self._is_ready = True
-            self._is_used = self._is_ready
+            self.is_used = self._is_ready
 
     def state(self) -> str:
         """Return a sentence on the loops, for `lightloom doctor`."""

@@ -65,7 +65,7 @@ def numbers(*shape: int, seed: int = 1) -> np.ndarray:
 
 
 def without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(LOOPS, "_is_used", False)
+    monkeypatch.setattr(LOOPS, "is_used", False)
 
 
 def product(x: np.ndarray, w: np.ndarray, **fields: Any) -> np.ndarray:
