@@ -344,6 +344,9 @@ class Backend(ABC):
     def beat(self) -> None:  # noqa: B027 (most drive no hardware that asks for it)
         """Signal progress of the run to hardware that switches light off without this heartbeat."""
 
+    def prepare_loops(self, multiplications: int) -> None:  # noqa: B027 (most compile nothing)
+        """Choose between compiled loops and numpy, before a run of so many multiplications."""
+
     def warm_up(self) -> None:
         """Do one-time work such as compiling, so that no measured product includes it."""
         one = np.ones((1, 1), dtype=np.float32)

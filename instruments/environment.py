@@ -120,21 +120,29 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
             dispatcher = numba.njit(nogil=True, cache=True, **options)(function)
         except (RuntimeError, OSError):  # no writable cache folder
             return numba.njit(nogil=True, **options)(function)
-        _save_if_possible(dispatcher)
+        _forgive_the_disk(dispatcher)
         return dispatcher
 
     return decorate
 
 
-def _save_if_possible(dispatcher: Any) -> None:
-    """Suppress a full disk as an error of the call that has just compiled a function."""
+def _forgive_the_disk(dispatcher: Any) -> None:
+    """Suppress a full disk, and files of other versions, as errors of the call that meets them."""
     cache: Any = getattr(dispatcher, "_cache", None)
-    save = getattr(cache, "save_overload", None)
-    if save is None:  # another version of numba: leave it unchanged
+    save, load = (getattr(cache, f"{verb}_overload", None) for verb in ("save", "load"))
+    if save is None or load is None:  # another version of numba: leave it unchanged
         return
 
     def saved(*arguments: Any) -> None:
         with suppress(OSError):
             save(*arguments)
 
-    cache.save_overload = saved
+    def loaded(*arguments: Any) -> Any:
+        try:
+            return load(*arguments)
+        except Exception:  # they may name classes that no longer exist: compile anew
+            with suppress(Exception):
+                cache._cache_file.flush()
+            return None
+
+    cache.save_overload, cache.load_overload = saved, loaded

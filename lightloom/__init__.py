@@ -134,6 +134,7 @@ def resume(
     bench: str | Path | Sequence[str | Path] | None = None,
     accept: Sequence[str] = (),
     progress: Callable[[str, int, int], None] | None = None,
+    on_text: Callable[[str], None] | None = None,
 ) -> "Run":
     """Resume a run from its last finished step, or tile, and finish it.
 
@@ -147,6 +148,7 @@ def resume(
     accept : changes to accept: "model", "bench", "calibration", "versions"; the journal records
         them
     progress : called with (what, done, total)
+    on_text : called with the text of each token of a run that generates text, from the first on
 
     Raises
     ------
@@ -157,7 +159,7 @@ def resume(
     from .models import load_model
     from .scheduler.runs.resume import resume as resumed
 
-    return resumed(path, load_model, model, bench, accept, progress)
+    return resumed(path, load_model, model, bench, accept, progress, on_text)
 
 
 def __getattr__(name: str) -> Any:

@@ -85,14 +85,21 @@ def check_sampling(temperature: float, top_k: int, top_p: float) -> None:
 
 
 def text_of(tokens: Iterable[int], decode: Callable[[Sequence[int]], str]) -> Iterator[str]:
-    """Yield the text of tokens as they come; a character may take several tokens."""
+    """Yield the text of each token as it comes.
+
+    A character may take several tokens. It comes whole, with its last token; the text of the tokens
+    before is empty, and comes once the next token is there.
+    """
     seen: list[int] = []
-    shown = ""
+    shown, is_incomplete = "", False
     for token in tokens:
+        if is_incomplete:
+            yield ""
         seen.append(token)
         text = decode(seen)
-        if not text.endswith("\N{REPLACEMENT CHARACTER}"):
+        is_incomplete = text.endswith("\N{REPLACEMENT CHARACTER}")
+        if not is_incomplete:
             yield text[len(shown) :]
             shown = text
-    if rest := decode(seen)[len(shown) :]:
-        yield rest
+    if is_incomplete:
+        yield decode(seen)[len(shown) :]

@@ -334,6 +334,8 @@ class Model:
     ) -> Iterator[str]:
         """Yield the text that continues a prompt, until an end token or the end of the context.
 
+        Each token has one text, which is empty while a character is incomplete.
+
         Parameters
         ----------
         temperature : 0 takes the most probable token every time

@@ -1,8 +1,10 @@
 """Compiled loops run where nothing can be kept on disk."""
 
 import errno
+import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,3 +42,31 @@ def test_a_disk_that_is_full_does_not_end_a_call(monkeypatch: pytest.MonkeyPatch
         return x + x
 
     assert twice(21) == 42
+
+
+def test_files_of_another_version_are_compiled_anew(tmp_path: Path) -> None:
+    # After an upgrade that renamed a class, the first product ended with an AttributeError.
+    program = tmp_path / "loops.py"
+    text = """
+from typing import NamedTuple
+import sys
+sys.path.insert(0, {folder!r})
+from lightloom.instruments.environment import compiled
+
+class {name}(NamedTuple):
+    x: float
+
+@compiled()
+def total(pair):
+    return pair.x + 1
+
+print(total({name}(2.0)))
+"""
+    environment = dict(os.environ, NUMBA_CACHE_DIR=str(tmp_path / "kept"))
+    for name in ("Old", "New"):
+        program.write_text(text.format(folder=str(tmp_path), name=name), encoding="utf-8")
+        command = [sys.executable, "-c", "import loops"]
+        run = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert run.stdout.strip() == "3.0", run.stderr[-500:]

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightloom.backends import Address, MockBackend, OpticsProfile, mock_path
+from lightloom.backends.mock import LOOPS
 from lightloom.backends.mock import integer_products as products_module
 from lightloom.backends.mock.int8_gemm import IntegerProduct, integer_product, is_exact
 from lightloom.backends.mock.integer_products import IntegerRows, Operand, multiply, panels
@@ -64,8 +65,7 @@ def numbers(*shape: int, seed: int = 1) -> np.ndarray:
 
 
 def without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("integer_products", "encoding", "row_block", "backend"):
-        monkeypatch.setattr(f"lightloom.backends.mock.{module}.COMPILED", False)
+    monkeypatch.setattr(LOOPS, "is_used", False)
 
 
 def product(x: np.ndarray, w: np.ndarray, **fields: Any) -> np.ndarray:
@@ -127,6 +127,7 @@ def test_the_library_of_integers_gives_the_same_bits(
     x, w = numbers(23, 300), numbers(700, 300, seed=2)
     first = product(x, w, **fields)
     monkeypatch.setattr("lightloom.backends.mock.integer_products.has_dot", lambda: False)
+    monkeypatch.setattr("lightloom.backends.mock.backend.can_pack", lambda *_: False)
     assert np.array_equal(first, product(x, w, **fields))
 
 
@@ -214,8 +215,8 @@ def test_a_library_that_saturates_is_not_used(monkeypatch: pytest.MonkeyPatch) -
         integer_product.cache_clear()
         reason = integer_product()
         assert isinstance(reason, str) and "not exact on this processor" in reason
-        monkeypatch.setattr(products_module, "has_dot", lambda: False)
         if COMPILED:
+            monkeypatch.setattr(products_module.compiled_loops(), "HAS_DOT", False)
             assert mock_path()["products"].startswith("float32 in numpy, since onnxruntime")
     finally:
         integer_product.cache_clear()

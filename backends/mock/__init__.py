@@ -3,6 +3,10 @@
 from functools import cache
 from typing import Any
 
+from ...instruments.loop_cache import LoopCache
+
+LOOPS = LoopCache(f"{__name__}.all_loops")
+
 
 @cache
 def compiled_loops() -> Any:

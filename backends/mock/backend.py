@@ -25,7 +25,7 @@ from ..device_timeline import frames_of
 from ..profile import OpticsProfile, load_profile
 from ..tiling import cuts
 from ..timing import ShotTiming
-from . import compiled_loops
+from . import LOOPS, compiled_loops
 from .encoding import LARGEST, encode_weights
 from .integer_products import active_path
 from .noise import GROUP, NoiseKeys, product_key, quantiles
@@ -68,10 +68,8 @@ class MockBackend(Backend):
         self.geometry = self._parameters.geometry
         self.timing = ShotTiming.of(self.profile)
         self._counts: dict[tuple[tuple[int, ...], bytes], Stats] = {}
-        if can_pack(self._parameters, 1):
-            self._constants = bench_constants(self._parameters)
-            self._bench = tuple(self._constants)
-            self._detector = tuple(self._parameters.detector)
+        self._constants = bench_constants(self._parameters)
+        self._bench, self._detector = tuple(self._constants), tuple(self._parameters.detector)
 
     def describe(self) -> Mapping[str, Any]:
         """Return name, profile, seed and the arithmetic's path, for the record of a run."""
@@ -90,6 +88,10 @@ class MockBackend(Backend):
         """Return its profile and seed."""
         profile = self.profile.model_dump(mode="json")
         return {"kind": "mock", "profile": profile, "seed": self.seed}
+
+    def prepare_loops(self, multiplications: int) -> None:
+        """Choose between compiled loops and numpy, before a run of so many multiplications."""
+        LOOPS.prepare(multiplications)
 
     @property
     def _identity(self) -> tuple[str, ...]:
@@ -187,7 +189,7 @@ class MockBackend(Backend):
         reading_stats = ReadingStats(len(segments), matrices, rows)
         threads = _threads(rows * outputs * length)
         blocks = _blocks(matrices, rows, outputs)
-        is_library = matrices == 1 and not COMPILED  # its product has its own threads
+        is_library = matrices == 1 and not LOOPS.is_used  # its product has its own threads
         spread = threads if is_library or len(blocks) < 2 * threads else 1  # else per block
         key = product_key(self.seed, at.matmul, at.attempt)
 
@@ -349,7 +351,7 @@ def _tasks(
 def _blocks(matrices: int, rows: int, outputs: int) -> list[tuple[int, slice]]:
     """Divide the rows of all matrices into blocks of about equal size."""
     step = _BLOCK_ROWS
-    if not COMPILED:  # a library's float32 product is faster with more rows
+    if not LOOPS.is_used:  # a library's float32 product is faster with more rows
         step = min(512, max(32, _BLOCK_VALUES // max(outputs, 1)))
         step = -(-rows // max(1, -(-rows // step)))
     return [

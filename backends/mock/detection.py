@@ -263,6 +263,50 @@ class Block(NamedTuple):
         )
 
 
+ONE_SUM, WITH_LIGHT, TWO_EXPOSURES, FOUR_READINGS = 0, 1, 2, 3
+
+
+class BenchConstants(NamedTuple):
+    """The constants of a bench for `multiply`.
+
+    Parameters
+    ----------
+    scheme : `ONE_SUM` of the signed rows; `WITH_LIGHT`, a second one of the magnitudes; of x+ and
+        x- with all weights (`TWO_EXPOSURES`) or with both sides of them (`FOUR_READINGS`)
+    levels : on each side of zero; with the offset encoding, from least to largest number
+    centre : level of zero with the offset encoding; -1 without
+    leak, unit : of an exposure: t = leak + unit X (`encoding.input_steps`)
+    true_leak : of the modulator
+    light_unit, gains, per_sum, rail_unit, rail_constant : see `Block` and `encoding.Rail`
+    dark : light of the leak, if it depends neither on the row nor on the output, per column
+    total_unit : light per sum with the columns of the weights
+    value_unit : `ReadingRule.unit`
+    photons, per_mac, entering_per_mac : the light level, one of three; 0 for the others
+    source_rms, frame, vectors : brightness of exposures: of `frame` outputs and `vectors` rows
+    """
+
+    scheme: int
+    levels: float
+    centre: int
+    leak: float
+    unit: float
+    true_leak: float
+    light_unit: tuple[float, float]
+    gains: tuple[float, float]
+    per_sum: tuple[float, float]
+    rail_unit: tuple[float, float]
+    rail_constant: tuple[float, float]
+    dark: float
+    total_unit: float
+    value_unit: float
+    photons: float
+    per_mac: float
+    entering_per_mac: float
+    source_rms: float
+    frame: int
+    vectors: int
+
+
 class CrossTerms(NamedTuple):
     """The digital correction a[n] p[M] + b[n] q[M] of a product: float64."""
 

@@ -12,11 +12,10 @@ from functools import cached_property
 import numpy as np
 
 from ...instruments import InputError
-from ...instruments.environment import COMPILED
 from ..base import Ranges
 from ..profile import OpticsProfile
 from ..tiling import Geometry, cuts
-from . import compiled_loops
+from . import LOOPS, compiled_loops
 from .integer_products import TWO_PLANES, IntegerRows, Operand
 from .noise import device_gaussian
 
@@ -329,7 +328,7 @@ def _signed_rows(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return integers [n, K], scale float64 [n] and sums."""
     levels = signed_levels(profile.input_bits)
-    if COMPILED and levels <= TWO_PLANES:
+    if LOOPS.is_used and levels <= TWO_PLANES:
         integers = np.empty((len(x), last - first), dtype=np.int16)
         scale, sums = np.empty(len(x)), np.empty((len(x), 2))
         length = last - first
@@ -349,7 +348,7 @@ def _offset_rows(
     """Return centred integers [n, K], least and largest number [n, 2], and sums."""
     levels = offset_levels(profile.input_bits)
     centre = (levels + 1) // 2
-    if COMPILED and levels <= TWO_PLANES:
+    if LOOPS.is_used and levels <= TWO_PLANES:
         integers = np.empty((len(x), last - first), dtype=np.int16)
         edges, sums = np.empty((len(x), 2)), np.empty((len(x), 2))
         arguments = (x, first, last - first, float(levels), centre, integers, edges, sums)

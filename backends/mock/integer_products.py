@@ -12,13 +12,13 @@ to compute a product of planes is exact, so its bits depend neither on the batch
 """
 
 from collections.abc import Iterator
-from functools import cache, cached_property
+from functools import cached_property
 from threading import Lock
 
 import numpy as np
 
 from ...instruments.environment import COMPILED
-from . import compiled_loops
+from . import LOOPS, compiled_loops
 from .int8_gemm import IntegerProduct, integer_product
 from .noise import GROUP
 
@@ -285,7 +285,7 @@ def active_path() -> str:
     """Return how products are computed here, with the reason."""
     if not COMPILED:
         return "float32 in numpy, since numba (extra 'fast') is not installed"
-    if has_dot():
+    if compiled_loops().HAS_DOT:
         return "8-bit integers by the processor's dot products (AVX-512 VNNI, exact in a self-test)"
     product = integer_product()
     few = f"{FEW_ROWS} rows and fewer by compiled loops over 8-bit weights"
@@ -294,10 +294,9 @@ def active_path() -> str:
     return f"8-bit integers in onnxruntime ({product.kind}, exact in a self-test); {few}"
 
 
-@cache
 def has_dot() -> bool:
     """Return whether compiled tiles serve any number of rows: numba and the processor allow it."""
-    return COMPILED and bool(compiled_loops().HAS_DOT)
+    return LOOPS.is_used and bool(compiled_loops().HAS_DOT)
 
 
 def _library() -> IntegerProduct | None:
@@ -349,7 +348,7 @@ def _combined(products: list[np.ndarray]) -> np.ndarray:
 
 def _add_planes(high: np.ndarray, low: np.ndarray) -> np.ndarray:
     sums = np.empty(high.shape)
-    if COMPILED:
+    if LOOPS.is_used:
         compiled_loops().add_planes(high, low, sums)
         return sums
     np.multiply(high, 256.0, out=sums)

@@ -13,11 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from ...instruments.environment import COMPILED
 from ..base import Ranges
 from ..tiling import cuts
-from . import compiled_loops
-from .detection import Converter, single
+from . import LOOPS, compiled_loops
+from .detection import (
+    FOUR_READINGS,
+    ONE_SUM,
+    TWO_EXPOSURES,
+    WITH_LIGHT,
+    BenchConstants,
+    Converter,
+    single,
+)
 from .encoding import (
     LARGEST,
     has_levels,
@@ -41,7 +48,7 @@ def can_pack(parameters: MockParameters, length: int) -> bool:
     """Return whether weights [M, K] of a bench fit `PackedWeights`."""
     profile, most = parameters.profile, parameters.geometry.inputs or length
     return (
-        COMPILED
+        LOOPS.is_used
         and has_levels(profile)
         and profile.readout_range != "ideal"
         and min(most, length) <= LONGEST
@@ -247,11 +254,9 @@ class PackedWeights:
         return weight_bound(np.stack(integers), self._parameters.profile)
 
 
-def bench_constants(parameters: MockParameters) -> Any:
-    """Return `kernels.BenchConstants` of a profile."""
+def bench_constants(parameters: MockParameters) -> BenchConstants:
+    """Return the constants of a profile."""
     profile, detector = parameters.profile, parameters.detector
-    from .kernels import FOUR_READINGS, ONE_SUM, TWO_EXPOSURES, WITH_LIGHT, BenchConstants
-
     split = profile.encoding == "abs-split"
     if detector.rails == 2:
         scheme = FOUR_READINGS if split else TWO_EXPOSURES

@@ -14,9 +14,9 @@ from threading import Lock
 
 import numpy as np
 
-from ...instruments.environment import COMPILED, run_all
+from ...instruments.environment import run_all
 from ..address import exposure_ids
-from . import compiled_loops
+from . import LOOPS, compiled_loops
 from .detection import Block, Converter, CrossTerms, Detector, noise_free, read_segment
 from .encoding import encode_rows
 from .integer_products import multiply, panels
@@ -103,7 +103,7 @@ class RowBlock:
     def panels(self, threads: int) -> list[tuple[int | None, slice]]:
         """Divide the outputs into panels; numpy reads all outputs at once."""
         operand = self._segment.exposures[0].rules[0].operand
-        if not COMPILED:
+        if not LOOPS.is_used:
             return [(None, slice(0, operand.shape[1]))]
         return panels(self._rows.rows, operand, threads)
 
@@ -124,7 +124,7 @@ class RowBlock:
         block = self.block(panel, place)
         product = time.perf_counter()
         noise = self._noise if self._electrons is not None else None
-        if COMPILED and not self._detector.is_ideal:
+        if LOOPS.is_used and not self._detector.is_ideal:
             saturated = _read_compiled(y, add, block, self._detector, noise)
         else:
             saturated = _read_in_pieces(y[:, place], add, block, self._detector, noise, threads)
@@ -291,7 +291,7 @@ def _read_in_pieces(
 
 def _add_cross(y: np.ndarray, place: slice, cross: CrossTerms) -> None:
     a, p, b, q = cross.a, cross.p[place], cross.b, cross.q[place]
-    if COMPILED:
+    if LOOPS.is_used:
         compiled_loops().add_cross(y, place.start, CrossTerms(a, p, b, q))
         return
     step = max(1, _PIECE_VALUES // y.shape[1])

@@ -59,6 +59,7 @@ def _installation() -> dict[str, Any]:
     import numpy as np
 
     from ..backends import load_profile, mock_path, profile_names
+    from ..backends.mock import LOOPS
     from ..instruments.version import VERSION
 
     blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
@@ -70,6 +71,7 @@ def _installation() -> dict[str, Any]:
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
         "threads": os.environ.get("OMP_NUM_THREADS", "as many as there are processors"),
         "extras": {name: _versions(packages) for name, packages in _EXTRAS.items()},
+        "compiled_loops": LOOPS.state(),
         "mock_path": "; ".join(f"{what}: {how}" for what, how in mock_path().items()),
         "profiles": {name: load_profile(name).title for name in profile_names()},
     }

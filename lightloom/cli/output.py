@@ -19,14 +19,21 @@ def print_json(document: dict[str, Any]) -> None:
     print(text.replace("\x7f", "\\u007f"))  # the one control character that json leaves
 
 
-def print_report(console: "Console", report: "Report", as_json: bool) -> None:
-    """Print the report of a run, for people or as JSON."""
+def print_report(
+    console: "Console", report: "Report", as_json: bool, text_is_shown: bool = False
+) -> None:
+    """Print the report of a run, for people or as JSON.
+
+    Parameters
+    ----------
+    text_is_shown : the text that the run generated was printed before
+    """
     from ..report.terminal.run import show_report
 
     if as_json:
         print_json(report.as_dict())
     else:
-        show_report(console, report)
+        show_report(console, report, text_is_shown)
 
 
 def check_apart(outputs: dict[str, Path | None]) -> None:

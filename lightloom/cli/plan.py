@@ -64,7 +64,8 @@ def command(
     from ..scheduler.runs import plan
 
     console = open_console(for_people=not json_)
-    check_trace(trace)
+    if trace is not None:
+        check_trace(trace)
     loaded = model_or_shape(model)
     if bench is not None:
         _check_simulated(bench)

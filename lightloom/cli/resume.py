@@ -43,15 +43,32 @@ def command(
     """
     limit_threads(threads)
     from ..models import load_model
-    from ..report.terminal.console import open_console, progress
+    from ..report.terminal.console import open_console
+    from ..report.terminal.run import streamed_text
     from ..scheduler.runs.resume import resume
 
     if attended:
         declare_attended(attended)
     console = open_console(for_people=not json_)
     try:
-        with resumable(run), progress() as tell:
-            report = resume(run, load_model, model, bench, accept or (), tell).report()
+        marks = _marks(run)
+        with resumable(run), streamed_text(console, *marks, not json_) as shown:
+            watched = (shown.tell, shown.on_text)
+            finished = resume(run, load_model, model, bench, accept or (), *watched)
     finally:
         keep_left_lit(run)
-    print_report(console, report, json_)
+    print_report(console, finished.report(), json_, shown.has_begun)
+
+
+def _marks(run: Path) -> tuple[bool, bool, bool]:
+    """Return whether the backend of a recorded run is optical, a mock and calibrated."""
+    from ..scheduler.journal.journal_file import JournalFile
+
+    with JournalFile(run) as journal:
+        about = journal.about()
+    backend = about.get("backend", {})
+    return (
+        backend.get("kind") != "digital",
+        bool(about.get("plan", {}).get("is_mock", True)),
+        not backend.get("uncalibrated", False),
+    )

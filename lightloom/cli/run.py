@@ -124,7 +124,8 @@ def command(
     limit_threads(threads)
     from ..instruments import Timeline
     from ..models import load_model
-    from ..report.terminal.console import open_console, progress
+    from ..report.terminal.console import open_console
+    from ..report.terminal.run import streamed_text
 
     console = open_console(for_people=not json_)
     _check_options(temperature, top_k, top_p, trace, record)
@@ -139,12 +140,14 @@ def command(
         planned = _planned(loaded, opened, inputs, max_tokens, placement)
         measured = None if trace is None else Timeline(opened.clock)
         options: dict[str, Any] = {} if prompt is None else sampling
-        with resumable(record), progress() as tell:
-            finished = planned.run(inputs, labels, tell, reference, measured, record, **options)
+        marks = opened.is_optical, opened.is_mock, opened.is_calibrated
+        with resumable(record), streamed_text(console, *marks, not json_) as shown:
+            watched = (shown.tell, reference, measured, record, shown.on_text)
+            finished = planned.run(inputs, labels, *watched, **options)
     finally:
         opened.close()
         keep_left_lit(record)
-    print_report(console, finished.report(), json_)
+    print_report(console, finished.report(), json_, shown.has_begun)
     if trace is not None:  # last: the report of what ran is printed already
         write_trace(trace, planned, measured, console)
 
@@ -156,7 +159,8 @@ def _check_options(
     from ..models.generation import check_sampling
 
     check_sampling(temperature, top_k, top_p)
-    check_trace(trace)
+    if trace is not None:
+        check_trace(trace)
     check_apart({"--record": record, "--trace": trace})
 
 

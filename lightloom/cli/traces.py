@@ -14,13 +14,11 @@ if TYPE_CHECKING:
 _MOST_SHOTS = 300_000  # of a prediction: more make a file that no viewer opens
 
 
-def check_trace(path: Path | None) -> None:
+def check_trace(path: Path) -> None:
     """Refuse a trace that could not be written, before hours are spent on it."""
     from ..instruments.files import check_output
     from ..scheduler.runs.trace import KIND
 
-    if path is None:
-        return
     if not path.name.lower().endswith((".json", ".json.gz")):
         raise InputError(f"--trace {path}: a trace is called .json or .json.gz")
     check_output(path, KIND)

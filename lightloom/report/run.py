@@ -189,6 +189,10 @@ def _report_headline(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str]
     yield "throughput here", format_number(here), f"{unit}, measured"
     if bench is not None:
         yield "throughput of the bench", format_number(bench), f"{unit}, predicted"
+    for side, text in sorted((report.get("generation") or {}).items(), reverse=True):
+        if text is not None and text["time_to_first_token_s"] is not None:
+            first = format_duration(text["time_to_first_token_s"])
+            yield f"time to first token, {side}", first, "here, measured"
     if report.get("energy") is not None:
         each = format_energy(report["energy"]["joules_per_token"]["system"])
         yield f"energy per {report['energy']['unit']}", each, "whole system, predicted"

@@ -6,7 +6,7 @@ A run executes it, with a digital reference for comparison, and returns its resu
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ from ..program import evaluate
 from .model_protocol import RunnableModel
 from .plan_record import ENDINGS, PlannedStep, PlanRecord, plan_step
 from .report import Run
-from .run import Progress, run_plan
+from .run import OnText, Progress, TextOptions, run_plan
 from .tables import plan_summary, plan_tables, plan_title
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ class Plan(PlanRecord):
         reference: bool = True,
         timeline: Timeline | None = None,
         record: str | Path | None = None,
+        on_text: OnText | None = None,
         **sampling: Any,
     ) -> Run:
         """Run the plan's task on inputs, on the backend and digitally for comparison.
@@ -102,18 +103,21 @@ class Plan(PlanRecord):
         reference : also run digitally, for the comparison
         timeline : receives a slice for each activity, on the backend's clock
         record : new file that keeps every finished step, so that `resume` can continue the run
+        on_text : called with the text of each token while the run generates it; the text is empty
+            while a character is incomplete
         sampling : temperature, top_k, top_p, seed
 
         Raises
         ------
         InputError : for inputs that do not fit the model, or a journal that cannot be written
         """
+        options = TextOptions(sampling, on_text)
         if record is None:
-            return run_plan(self, inputs, labels, progress, reference, timeline, sampling)
+            return run_plan(self, inputs, labels, progress, reference, timeline, options)
         from .record import begin_journal
 
         journal = begin_journal(self, record, inputs, labels, reference, sampling)
-        return self.resume(journal, inputs, labels, progress, reference, sampling, timeline)
+        return self.resume(journal, inputs, labels, progress, reference, options, timeline)
 
     def resume(
         self,
@@ -122,14 +126,14 @@ class Plan(PlanRecord):
         labels: Any,
         progress: Progress | None,
         reference: bool,
-        sampling: Mapping[str, Any],
+        options: TextOptions,
         timeline: Timeline | None = None,
     ) -> Run:
         """Run the steps that a journal does not hold, and keep them there; see `run`, `resume`."""
         from .record import journal_session
 
         with journal_session(journal, self.backend, progress or (lambda what, done, total: None)):
-            run = run_plan(self, inputs, labels, progress, reference, timeline, sampling, journal)
+            run = run_plan(self, inputs, labels, progress, reference, timeline, options, journal)
             journal.keep_documents("result", report=run.report().as_dict())
             journal.writer.flush()
         return run

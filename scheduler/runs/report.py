@@ -40,6 +40,7 @@ class Run:
     records : time and events of each step
     wall_seconds : time of the run on this machine
     reference_seconds : time of the digital reference; None without one
+    generation : as in `Report`
     """
 
     plan: PlanRecord
@@ -49,6 +50,7 @@ class Run:
     records: Sequence[StepRecord]
     wall_seconds: float
     reference_seconds: float | None = None
+    generation: Mapping[str, Any] | None = None
 
     def __repr__(self) -> str:
         plan = self.plan
@@ -127,6 +129,8 @@ class Report:
     energy : the energy account; None without one
     checks : statistics of the checksums, by matmul
     results : classes, text, perplexity or embeddings, by the task
+    generation : of a generated text, "digital" and "optical": {tokens, time_to_first_token_s,
+        tokens_per_second}; the rate counts the tokens after the first; None for other tasks
     """
 
     model: str
@@ -146,6 +150,7 @@ class Report:
     energy: Mapping[str, Any] | None = None
     checks: Mapping[str, Any] = field(default_factory=dict)  # of tiles, by matmul
     results: Mapping[str, Any] = field(default_factory=dict)
+    generation: Mapping[str, Any] | None = None
 
     def __repr__(self) -> str:
         lines = [*quality_sentences(self.quality), throughput_sentence(self.throughput)]
@@ -255,6 +260,7 @@ def _report(run: Run) -> Report:
         energy=None if is_digital else _energy_document(run),
         checks={name: vars(stats) for name, stats in plan.backend.checked.items()},
         results=run.results,
+        generation=run.generation,
     )
 
 

@@ -20,7 +20,7 @@ from .model_protocol import Loader, RunnableModel
 from .plan import plan
 from .record import digest_of, digest_of_model, files_of, versions
 from .report import Run
-from .run import Progress
+from .run import OnText, Progress, TextOptions
 
 ACCEPTED = ("model", "bench", "calibration", "versions")
 """Changes that an operator may accept with --accept; the report lists them."""
@@ -33,6 +33,7 @@ def resume(
     bench: str | Path | Sequence[str | Path] | None = None,
     accept: Sequence[str] = (),
     progress: Progress | None = None,
+    on_text: OnText | None = None,
 ) -> Run:
     """Resume a run as `lightloom.resume` does, which also says what it raises.
 
@@ -66,7 +67,7 @@ def resume(
             inputs.get("labels"),
             progress,
             task["reference"],
-            task["sampling"],
+            TextOptions(task["sampling"], on_text),
         )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +31,30 @@ Progress = Callable[[str, int, int], None]
 Tell = Callable[[int, int], None]
 """Reports progress of a task: called with (done, total)."""
 
-Results = Mapping[str, Any]
+OnText = Callable[[str], None]
+"""Receives the text of each token while a run generates it, never that of its reference."""
+
+Results = dict[str, Any]
 """The results of a task by name."""
+
+Sides = Mapping[str, Results | None]
+"""The results of the run, "optical" or "digital", and those of its reference, "digital"."""
+
+_TOKEN_TIMES = ("time_to_first_token_s", "tokens_per_second")
+
+
+@dataclass(frozen=True)
+class TextOptions:
+    """How a run generates text.
+
+    Parameters
+    ----------
+    sampling : temperature, top_k, top_p, seed
+    on_text : called with the text of each token; None shows nothing while it runs
+    """
+
+    sampling: Mapping[str, Any]
+    on_text: OnText | None = None
 
 
 def run_plan(
@@ -41,7 +64,7 @@ def run_plan(
     progress: Progress | None,
     reference: bool,
     timeline: Timeline | None,
-    sampling: Mapping[str, Any],
+    options: TextOptions,
     journal: Journal | None = None,
 ) -> Run:
     """Run a plan's task on its backend, and digitally for comparison; see `Plan.run`."""
@@ -59,26 +82,28 @@ def run_plan(
         )
     progress = progress or (lambda what, done, total: None)
     progress("preparing the backend", 0, 1)
+    backend.prepare_loops(_multiplications(plan, inputs))
     backend.warm_up()
     progress("calibrating read-out ranges", 0, 1)
     model.calibrate(executor)
+    if not backend.is_optical:
+        _prepare_digital(plan, backend)
     task = _TASKS[plan.task]
     backend.timeline, executor.journal = timeline, journal
     before = 0.0 if journal is None else journal.seconds_before
     start = time.perf_counter()
     try:
         tell = partial(progress, f"{backend.name} run")
-        results, count, unit = task(plan, inputs, backend, tell, sampling)
+        results, count, unit = task(plan, inputs, backend, tell, options)
     finally:
         backend.timeline = executor.journal = None
     wall = before + time.perf_counter() - start
-    digital, reference_seconds = results, None
+    digital, reference_seconds = None if backend.is_optical else results, None
     if reference and backend.is_optical:
-        start = time.perf_counter()
-        tell = partial(progress, "digital reference")
-        digital = task(plan, inputs, None, tell, sampling)[0]
-        reference_seconds = time.perf_counter() - start
-    quality = _quality(plan, results, digital if reference else None, labels)
+        digital, reference_seconds = _reference(plan, inputs, progress, options)
+    sides = {"digital": digital, "optical": results if backend.is_optical else None}
+    generation = _generation(sides, is_resumed=bool(before))
+    quality = _quality(plan.task, sides, labels)
     records = list(executor.records.values())
     bench = bench_seconds(records, BenchModel.of(backend)) if backend.is_optical else None
     throughput = {
@@ -86,7 +111,48 @@ def run_plan(
         "here": count / wall if wall else 0.0,
         "bench": count / bench if bench else None,
     }
-    return Run(plan, _plain(results), quality, throughput, records, wall, reference_seconds)
+    return Run(
+        plan, _plain(results), quality, throughput, records, wall, reference_seconds, generation
+    )
+
+
+def _reference(
+    plan: PlanRecord, inputs: Any, progress: Progress, options: TextOptions
+) -> tuple[Results, float]:
+    """Return the results of the task computed digitally, and the seconds that it took."""
+    progress("preparing the digital reference", 0, 1)
+    _prepare_digital(plan, None)
+    start = time.perf_counter()
+    tell = partial(progress, "digital reference")
+    results, *_ = _TASKS[plan.task](plan, inputs, None, tell, replace(options, on_text=None))
+    return results, time.perf_counter() - start
+
+
+def _prepare_digital(plan: PlanRecord, backend: Backend | None) -> None:
+    """Prepare the weights of a text's model by a short pass, as calibration does for light.
+
+    Else the first token would seem to take as long as reading the weights does.
+    """
+    if plan.task == "generate":
+        executor = plan.model.executor(backend, plan.chosen)
+        few = [0] * min(2, plan.model.config.context)  # one row would leave products of many cold
+        plan.model.run_pass(executor, "last", [few])
+        executor.records.clear()
+
+
+def _multiplications(plan: PlanRecord, inputs: Any) -> int:
+    """Return about how many multiplications a run sends to light, its calibration included."""
+    passes = 1.0
+    if plan.task == "classify":
+        passes = len(inputs) / plan.passes[0][0]["batch"]
+    elif plan.task == "logits":
+        tokens = len(inputs) / 4 if isinstance(inputs, str) else np.size(inputs)
+        passes = tokens / plan.units
+    elif plan.task == "embed":
+        passes = len(inputs)
+    planned = sum(step.macs for step in plan.steps if step.where == "optical")
+    calibration = plan.model.parameters * (1 << 10 if plan.backend.needs_ranges else 0)
+    return int(planned * passes) + calibration
 
 
 def _check_images(plan: PlanRecord, images: Any, labels: Any) -> None:
@@ -111,16 +177,25 @@ def _check_images(plan: PlanRecord, images: Any, labels: Any) -> None:
         )
 
 
-def _quality(
-    plan: PlanRecord, optical: Results, digital: Results | None, labels: Any
-) -> dict[str, Any]:
-    """Compare the run with the digital reference: {metric, digital, optical}."""
-    metric, value = _metric(plan.task, digital, labels)
-    return {
-        "metric": metric,
-        "digital": None if digital is None else value(digital),
-        "optical": value(optical) if plan.backend.is_optical else None,
+def _generation(sides: Sides, is_resumed: bool) -> dict[str, Any] | None:
+    """Take from the results how fast each side generated its text; None for other tasks."""
+    found: dict[str, Any] = {
+        side: None if results is None else results.pop("generation", None)
+        for side, results in sides.items()
     }
+    if not any(found.values()):
+        return None
+    if is_resumed:  # its first tokens came in an earlier session
+        side = "digital" if sides["optical"] is None else "optical"
+        found[side].update(dict.fromkeys(_TOKEN_TIMES))
+    return found
+
+
+def _quality(task: str, sides: Sides, labels: Any) -> dict[str, Any]:
+    """Compare the run with the digital reference: {metric, digital, optical}."""
+    metric, value = _metric(task, sides["digital"], labels)
+    figures = {side: None if found is None else value(found) for side, found in sides.items()}
+    return {"metric": metric, **figures}
 
 
 def _metric(
@@ -151,7 +226,7 @@ def _plain(results: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _classify(
-    plan: PlanRecord, images: Any, backend: Backend | None, tell: Tell, _: Mapping[str, Any]
+    plan: PlanRecord, images: Any, backend: Backend | None, tell: Tell, _: TextOptions
 ) -> tuple[dict[str, Any], int, str]:
     """Classify images [n, channels, height, width], batch by batch."""
     images = np.asarray(images)
@@ -168,7 +243,7 @@ def _classify(
 
 
 def _perplexity(
-    plan: PlanRecord, text: Any, backend: Backend | None, tell: Tell, _: Mapping[str, Any]
+    plan: PlanRecord, text: Any, backend: Backend | None, tell: Tell, _: TextOptions
 ) -> tuple[dict[str, Any], int, str]:
     """Return the perplexity of a text, or of tokens [n, sequence]."""
     tokens = plan.model.rows_of(text) if isinstance(text, str) else np.asarray(text)
@@ -184,24 +259,29 @@ def _perplexity(
 
 
 def _generate(
-    plan: PlanRecord, prompt: Any, backend: Backend | None, tell: Tell, sampling: Mapping[str, Any]
+    plan: PlanRecord, prompt: Any, backend: Backend | None, tell: Tell, options: TextOptions
 ) -> tuple[dict[str, Any], int, str]:
-    """Continue a prompt by as many tokens as the plan has."""
+    """Continue a prompt by as many tokens as the plan has, and measure when they come."""
     wanted = 1 + sum(times for _, times in plan.passes[1:])
-    pieces = []
-    generator = plan.model.generate(
-        prompt, wanted, backend=backend, placement=plan.chosen, **sampling
-    )
-    for piece in generator:
-        pieces.append(piece)
-        tell(min(len(pieces), wanted), wanted)
+    tell(0, wanted)
+    texts, times = list[str](), [time.perf_counter()]
+    for text in plan.model.generate(
+        prompt, wanted, backend=backend, placement=plan.chosen, **options.sampling
+    ):
+        times.append(time.perf_counter())
+        texts.append(text)
+        if options.on_text is not None:
+            options.on_text(text)
+        tell(len(texts), wanted)
     tell(wanted, wanted)
-    text = "".join(pieces)
-    return {"text": text}, max(len(plan.model.tokenizer.encode(text)), 1), "tokens"
+    first_s = times[1] - times[0] if texts else None
+    rate = (len(texts) - 1) / (times[-1] - times[1]) if texts[1:] else None  # after the first
+    generation = {"tokens": len(texts)} | dict(zip(_TOKEN_TIMES, (first_s, rate), strict=True))
+    return {"text": "".join(texts), "generation": generation}, len(texts), "tokens"
 
 
 def _embed(
-    plan: PlanRecord, sentences: Any, backend: Backend | None, tell: Tell, _: Mapping[str, Any]
+    plan: PlanRecord, sentences: Any, backend: Backend | None, tell: Tell, _: TextOptions
 ) -> tuple[dict[str, Any], int, str]:
     """Embed sentences, and compare each pair."""
     tell(0, len(sentences))

@@ -168,6 +168,8 @@ def report_marks(report: Mapping[str, Any]) -> list[str]:
 def report_tables(report: Mapping[str, Any]) -> list[Table]:
     """Return similarities of sentences, where operations and time go, and what takes energy."""
     tables = [similarity_table(report["results"])] if report["task"] == "embed" else []
+    if report.get("generation"):  # reports of earlier versions lack it
+        tables.append(generation_table(report["generation"]))
     tables.append(step_table(report["steps"], report["profile"], report["wall_seconds"]))
     if report["energy"] is not None:
         tables.append(kind_table(report["energy"]))
@@ -217,6 +219,20 @@ def similarity_table(results: Mapping[str, Any]) -> Table:
     values = results["cosine_similarity"]
     rows = [(n + 1, *values[n][: len(shown)]) for n in shown]
     return Table("Cosine similarity of the sentences", columns, tuple(rows))
+
+
+def generation_table(generation: Mapping[str, Any]) -> Table:
+    """Return when the tokens of a text came, digitally and on light."""
+    columns = (
+        Column("", align="left"),
+        Column("tokens", form=","),
+        Column("time to first token", form=format_duration),
+        Column("tokens per second after it", form=format_number),
+    )
+    keys = ("tokens", "time_to_first_token_s", "tokens_per_second")
+    rows = [(side, *map(found.get, keys)) for side, found in generation.items() if found]
+    caption = "Measured on this machine, once the backend was prepared."
+    return Table("Generated text", columns, tuple(rows), caption=caption)
 
 
 def step_table(

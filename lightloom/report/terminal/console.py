@@ -1,7 +1,7 @@
 """The console that people read, its progress bar, and the style of its tables."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
@@ -24,8 +24,6 @@ from rich.text import Text
 from ...instruments import table as tables
 from ...instruments.text import printable
 from ..streams import under
-
-Tell = Callable[[str, int, int], None]  # what is done, how much of it, and of how much
 
 
 class PrintableConsole(Console):
@@ -64,25 +62,40 @@ def open_console(*, for_people: bool) -> Console:
     return PrintableConsole(stream, None if is_terminal else 110)  # a pipe has no width of its own
 
 
+class ProgressBar:
+    """A progress bar on standard error; a call moves it, see `Tell`."""
+
+    def __init__(self, bar: Progress) -> None:
+        self._bar = bar
+        self._tasks: dict[str, Any] = {}
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Show how much is done of something, and nothing else."""
+        for name, task in self._tasks.items():
+            if name != what:
+                self._bar.update(task, visible=False)
+        if what not in self._tasks:
+            self._tasks[what] = self._bar.add_task(what, total=total)
+        self._bar.update(self._tasks[what], completed=done, total=total, visible=True)
+
+    def hide(self) -> None:
+        """Remove the bar from the terminal."""
+        self._bar.stop()
+
+    def show(self) -> None:
+        """Show the bar again."""
+        self._bar.start()
+
+
 @contextmanager
-def progress(in_percent: bool = False) -> Iterator[Tell]:
-    """Show a progress bar, and yield the function that moves it."""
+def progress(in_percent: bool = False) -> Iterator[ProgressBar]:
+    """Show a progress bar, and yield what moves it."""
     share = TaskProgressColumn() if in_percent else MofNCompleteColumn()
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), share)
     with Progress(
         *columns, TimeRemainingColumn(), console=PrintableConsole(sys.stderr), transient=True
     ) as bar:
-        tasks: dict[str, Any] = {}
-
-        def tell(what: str, done: int, total: int) -> None:
-            for name, task in tasks.items():
-                if name != what:
-                    bar.update(task, visible=False)
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=total)
-            bar.update(tasks[what], completed=done, total=total, visible=True)
-
-        yield tell
+        yield ProgressBar(bar)
 
 
 _STYLES: dict[tables.Style, str] = {

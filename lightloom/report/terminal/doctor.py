@@ -15,6 +15,7 @@ from .console import show_tables
 if TYPE_CHECKING:
     from ...backends import OpticsProfile
 
+_PATHS = ("compiled_loops", "mock_path")
 _NO_SOURCE = "not given: ideal, unlimited or assumed default"
 
 
@@ -36,8 +37,9 @@ def show_profile(where: Console, shown: OpticsProfile) -> None:
 
 def _version_table(found: Mapping[str, Any]) -> Table:
     shown = (Column("", align="left"), Column("", align="left", wraps=True))
-    names = ("lightloom", "python", "numpy", "blas", "machine", "threads", "mock_path")
-    return Table("", shown, tuple((name.replace("_", " "), found[name]) for name in names))
+    names = ("lightloom", "python", "numpy", "blas", "machine", "threads")
+    rows = [(name.replace("_", " "), found[name]) for name in (*names, *_PATHS)]
+    return Table("", shown, tuple(rows))
 
 
 def _extra_table(extras: Mapping[str, Mapping[str, str | None]]) -> Table:

@@ -1,8 +1,9 @@
-"""A plan, the report of a run, and accounts of energy, as tables."""
+"""A plan, a run with the text that it generates, and accounts of energy."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -22,7 +23,7 @@ from ...scheduler.runs.tables import (
     report_title,
     throughput_sentence,
 )
-from .console import show_tables
+from .console import ProgressBar, progress, show_tables
 
 if TYPE_CHECKING:
     from ...scheduler.runs import Plan, Report
@@ -41,8 +42,13 @@ def show_plan(where: Console, planned: Plan) -> None:
         where.print(escape(sentence))
 
 
-def show_report(where: Console, result: Report) -> None:
-    """Print a run's report."""
+def show_report(where: Console, result: Report, text_is_shown: bool = False) -> None:
+    """Print a run's report.
+
+    Parameters
+    ----------
+    text_is_shown : the text that the run generated was printed before
+    """
     document = result.as_dict()
     marks = "".join(f" [yellow]{mark}[/]" for mark in report_marks(document))
     where.print(f"\n{escape(report_title(document))}{marks}", style="bold")
@@ -50,7 +56,10 @@ def show_report(where: Console, result: Report) -> None:
         title = f": {result.profile_title}" if result.profile_title else ""
         where.print(f"bench profile [bold]{escape(result.profile)}[/]{escape(title)}")
         where.print(f"placement {escape(result.placement)}")
-    show_quality(where, result.quality)
+    quality = dict(result.quality)
+    if text_is_shown:
+        quality["digital" if quality["optical"] is None else "optical"] = None
+    show_quality(where, quality)
     where.print(throughput_sentence(result.throughput))
     if result.energy is not None:
         where.print(_times_sentence(result.energy))
@@ -103,3 +112,80 @@ def show_energy(where: Console, document: Mapping[str, Any]) -> None:
         sets = account["constant_sets"]
         where.print(f", constants {escape(', '.join(sets))}" if sets else "")
         show_tables(where, account_tables(account))
+
+
+# --- text that is shown while a run generates it --------------------------------------------------
+
+
+class StreamedText:
+    """Prints a text piece by piece, without the progress bar, which redraws the last line.
+
+    Parameters
+    ----------
+    where : console that the text goes to
+    bar : shown before the text, and after it
+    heading : printed before the text, in rich's markup
+    with_text : False shows only the progress
+
+    Attributes
+    ----------
+    on_text : receives the text of each token; None if none is shown
+    has_begun : whether some of the text was printed
+    """
+
+    def __init__(
+        self, where: Console, bar: ProgressBar, heading: str, with_text: bool = True
+    ) -> None:
+        self._where, self._bar, self._heading = where, bar, heading
+        self.on_text = self._show if with_text else None
+        self._task = ""
+        self._is_in_line = False
+        self.has_begun = False
+
+    def tell(self, what: str, done: int, total: int) -> None:
+        """Move the progress bar, unless the text itself shows the progress."""
+        if self._is_in_line and what == self._task:
+            return
+        self.end()
+        self._task = what
+        self._bar(what, done, total)
+
+    def _show(self, text: str) -> None:
+        """Print the next piece of the text; an empty one has no character yet."""
+        if not text:
+            return
+        if not self._is_in_line:
+            self._bar.hide()
+            self._is_in_line = True
+        if not self.has_begun:
+            self._where.print(f"\n{self._heading}", end=" ")
+            self.has_begun = True
+        self._where.out(text, end="", highlight=False)
+
+    def end(self) -> None:
+        """End the line of the text, and show the bar again."""
+        if self._is_in_line:
+            self._is_in_line = False
+            self._where.print()
+            self._bar.show()
+
+
+@contextmanager
+def streamed_text(
+    where: Console, is_optical: bool, is_mock: bool, is_calibrated: bool, with_text: bool
+) -> Iterator[StreamedText]:
+    """Show the progress of a run, and the text that it generates; its line ends with the block.
+
+    Parameters
+    ----------
+    with_text : False shows only the progress
+    """
+    side = "optical" if is_optical else "digital"
+    marks = report_marks({"is_mock": is_mock, "is_calibrated": is_calibrated})
+    marked = "".join(f" [yellow]{mark}[/]" for mark in marks)
+    with progress() as bar:
+        streamed = StreamedText(where, bar, f"[bold]{side}{marked}:[/]", with_text)
+        try:
+            yield streamed
+        finally:
+            streamed.end()
