@@ -366,20 +366,27 @@ def device_use(bench: Bench, phase: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _head(job: Job, repeats: int) -> dict[str, Any]:
     model = job.model
-    packages = ("lightloom", "numpy", "numba", "onnxruntime", "torch")
-    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
     return {
         "schema": SCHEMA,
         "kind": KIND,
-        "versions": {"python": platform.python_version()}
-        | {name: version for name in packages if (version := version_of(name)) is not None}
-        | {"blas": f"{blas['name']} {blas['version']}"},
+        "versions": versions(),
         "machine": machine(),
         "mock_path": mock_path(),
         "model": {"name": model.name, "parameters": model.parameters, "unit": job.unit},
         "placement": job.placement,
         "repeats": repeats,
     }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what computes, by name."""
+    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+    found = {"python": platform.python_version()}
+    for name in ("lightloom", "numpy", "numba", "onnxruntime", "torch", "aihwkit", "analogvnn"):
+        version = version_of(name)
+        if version is not None:
+            found[name] = version
+    return found | {"blas": f"{blas['name']} {blas['version']}"}
 
 
 def machine() -> dict[str, Any]:
