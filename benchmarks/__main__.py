@@ -208,6 +208,8 @@ def model_speed(
     names = tuple(_listed("--profiles", profiles, str)) or study.PROFILES
     work = study.Work(model, names, lengths, bursts, placement, seed)
     study.check(work)
+    if not minutes >= 0:
+        raise InputError(f"--minutes {minutes} is not a time")
     found = study.Measurement(work, counts)
     try:
         for _ in found.run(rounds, 60 * minutes, say):
@@ -237,14 +239,13 @@ def decoded_token(
     sequence: Annotated[int, typer.Option(help="Tokens before it.", min=1)] = 128,
     tokens: Annotated[int, typer.Option(help="Tokens that are averaged.", min=1)] = 16,
     placement: Placed = "paper",
-    threads: Threads = 1,
     json: Json = None,
 ) -> None:
-    """Show where the time of one decoded token goes.
+    """Show where the time of one decoded token goes, with one thread.
 
     Example: python -m lightloom.benchmarks decoded-token --profile projection-2030
     """
-    limit_threads(threads)
+    limit_threads(1)  # a profiler sees one thread
     from ..backends import DigitalBackend, MockBackend, load_profile
     from ..models.shapes import model_or_shape
     from . import decoded_token as study

@@ -1,6 +1,6 @@
 """Where the time of one decoded token goes: compiled loops, C functions, and Python between them.
 
-    python -m lightloom.benchmarks decoded-token --profile slm-camera --threads 1
+    python -m lightloom.benchmarks decoded-token --profile slm-camera
 
 Tokens are decoded after a prefill: first as they are, which gives stages and their times. Then
 Python's profiler counts calls and gives each function its own time, without the functions that it
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..backends import Backend
+from ..instruments.environment import COMPILED
 from ..instruments.formatting import format_counted, format_duration
 from ..instruments.table import Column, Table
 from ..models import Model
@@ -108,7 +109,7 @@ def _compiled_loops() -> frozenset[Function]:
 
 def _place(function: Function) -> str:
     file = function[0]
-    if function in _compiled_loops():
+    if COMPILED and function in _compiled_loops():
         return "compiled loops (numba)"
     if file == "~":
         return "C functions (numpy, onnxruntime, Python)"

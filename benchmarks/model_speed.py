@@ -38,6 +38,7 @@ PROFILES = (
     *("slm-camera", "dmd-camera", "projection-2030", "oled-slm-2022"),
     *("scaled-optics", "ideal", "photon-target-2022"),
 )
+_POLL_S = 0.5  # a longer wait cannot be interrupted on Windows
 BURST = 4  # tokens that one contender decodes before the next one has its turn
 
 Place = tuple[int, str, int, str]  # threads, phase, tokens of the prefill, contender
@@ -226,8 +227,9 @@ class Worker:
         LightloomError : of the team; or when the process has ended
         """
         try:
-            if not self._pipe.poll(max(0.0, self._until_s - time.monotonic())):
-                raise TimeUp("the time is over")
+            while not self._pipe.poll(_POLL_S):
+                if time.monotonic() > self._until_s:
+                    raise TimeUp("the time is over")
             answer = self._pipe.recv()
         except (EOFError, OSError):
             raise LightloomError(
