@@ -182,17 +182,12 @@ def model_speed(
         str, typer.Option(metavar="N,...", help="Threads; each number has its own process.")
     ] = "1,2",
     rounds: Annotated[int, typer.Option(help="Number of rounds that are timed.", min=1)] = 5,
-    bursts: Annotated[
-        int, typer.Option(help="Bursts of 4 tokens that are decoded after a prefill.", min=1)
-    ] = 4,
     minutes: Annotated[
         float, typer.Option(help="End after this time with the rounds so far.", min=0)
     ] = 60.0,
     processor_time: Annotated[
         bool, typer.Option("--processor-time", help="Show ratios of processor time in the tables.")
     ] = False,
-    placement: Placed = "paper",
-    seed: Annotated[int, typer.Option(help="Seed of noise and weights.", min=0)] = 0,
     json: Json = None,
 ) -> None:
     """Time a model on every profile, beside numpy and torch.
@@ -206,7 +201,7 @@ def model_speed(
     _check(json, study.KIND)
     lengths, counts = _counts("--sequences", sequences), _counts("--threads", threads)
     names = tuple(_listed("--profiles", profiles, str)) or study.PROFILES
-    work = study.Work(model, names, lengths, bursts, placement, seed)
+    work = study.Work(model, names, lengths)
     study.check(work)
     if not minutes >= 0:
         raise InputError(f"--minutes {minutes} is not a time")

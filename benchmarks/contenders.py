@@ -147,6 +147,17 @@ def runnable(model: Model, seed: int = 0) -> Model:
     return model if len(model.weights) else with_random_weights(model, seed)
 
 
+def check_language(model: Model) -> None:
+    """Refuse a model that does not generate text.
+
+    Raises
+    ------
+    InputError : naming it
+    """
+    if model.task != "language":
+        raise InputError(f"{model.name!r} does not generate text; give a language model")
+
+
 # ---------------------------------------------------------------------------- contenders
 
 

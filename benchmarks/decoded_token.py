@@ -21,7 +21,7 @@ from ..instruments.environment import COMPILED
 from ..instruments.formatting import format_counted, format_duration
 from ..instruments.table import Column, Table
 from ..models import Model
-from .contenders import Contender, Lightloom, Sample, make_job
+from .contenders import Contender, Lightloom, Sample, check_language, make_job
 from .throughput import name_of
 
 KIND = "lightloom decoded token"
@@ -41,6 +41,7 @@ def measure(
     ----------
     tokens : that are decoded each time
     """
+    check_language(model)
     job = make_job(model, 1, sequence, tokens + 1, placement)
     contender = Lightloom(name_of(backend), "", job, backend, placement)
     contender.result()

@@ -26,9 +26,10 @@ from ..instruments.formatting import format_counted, format_duration
 from ..instruments.table import Cell, Column, Table
 from ..models import Model
 from ..models.shapes import model_or_shape
+from ..scheduler import DEFAULT_POLICY
 from . import peers
 from .baselines import TorchProgram, missing
-from .contenders import NUMPY, Contender, Lightloom, Torch, make_job, runnable
+from .contenders import NUMPY, Contender, Lightloom, Torch, check_language, make_job, runnable
 from .fake_quantisation import FakeQuantised, operations
 from .throughput import TORCH, benchmark_shape, machine, name_of, versions
 
@@ -60,9 +61,7 @@ class Work:
     model: str | None
     profiles: tuple[str, ...]
     sequences: tuple[int, ...]
-    bursts: int
-    placement: str
-    seed: int
+    bursts: int = 4
 
     @property
     def new_tokens(self) -> int:
@@ -80,14 +79,13 @@ def open_model(work: Work) -> Model:
     tokens = max(work.sequences) + work.new_tokens
     name = work.model
     model = benchmark_shape(768, 12, tokens) if name is None else model_or_shape(name)
-    if model.task != "language":
-        raise InputError(f"{model.name!r} does not generate text; give a language model")
+    check_language(model)
     if model.config.context < tokens:
         raise InputError(
             f"{max(work.sequences)} tokens and {work.new_tokens} new ones are more than the "
             f"context of {model.name!r}, {model.config.context}; give a shorter --sequences"
         )
-    return runnable(model, work.seed)
+    return runnable(model)
 
 
 def check(work: Work) -> None:
@@ -101,7 +99,7 @@ def check(work: Work) -> None:
         raise InputError(f"--profiles {','.join(work.profiles)}: give each profile once")
     for name in work.profiles:
         load_profile(name)
-    make_job(open_model(work), 1, max(work.sequences), work.new_tokens, work.placement)
+    make_job(open_model(work), 1, max(work.sequences), work.new_tokens)
 
 
 # ------------------------------------------------------------------------------- contenders
@@ -120,9 +118,7 @@ class Team:
     def __init__(self, work: Work) -> None:
         self.work = work
         self.model = open_model(work)
-        self.jobs = [
-            make_job(self.model, 1, n, BURST + 1, work.placement, work.seed) for n in work.sequences
-        ]
+        self.jobs = [make_job(self.model, 1, n, BURST + 1) for n in work.sequences]
         self.today_of: dict[str, str] = {}
         self.absent: list[str] = []
         self.contenders: list[dict[str, Contender]] = [{} for _ in self.jobs]
@@ -135,11 +131,11 @@ class Team:
 
     def _add_lightloom(self) -> None:
         profiles = [load_profile(name) for name in self.work.profiles]
-        backends = [DigitalBackend(), *(MockBackend(p, self.work.seed) for p in profiles)]
+        backends = [DigitalBackend(), *(MockBackend(p) for p in profiles)]
         for backend in backends:
             for job, some in zip(self.jobs, self.contenders, strict=True):
                 name = name_of(backend)
-                some[name] = Lightloom(name, name, job, backend, self.work.placement)
+                some[name] = Lightloom(name, name, job, backend, job.placement)
 
     def _add_torch(self) -> None:
         ending = self.jobs[0].ending
@@ -363,8 +359,7 @@ class Measurement:
             "versions": versions(),
             "machine": {key: value for key, value in machine().items() if key != "threads"},
             **{key: value for key, value in self.facts.items() if key != "contenders"},
-            "placement": self.work.placement,
-            "seed": self.work.seed,
+            "placement": DEFAULT_POLICY,
             "remarks": self.remarks,
             "results": [self._result(place) for place in self.seconds],
         }
@@ -394,7 +389,7 @@ class Measurement:
         """Return what the tables were measured with, and what is missing."""
         if self.facts:
             found = self.document()
-            yield f"model: {found['model']['name']}; placement {self.work.placement}"
+            yield f"model: {found['model']['name']}; placement {DEFAULT_POLICY}"
             yield f"processor: {found['machine']['processor']}, {found['machine']['cores']} cores"
             yield ", ".join(f"{name} {version}" for name, version in found["versions"].items())
             yield "; ".join(f"{what}: {how}" for what, how in found["mock_path"].items())
