@@ -111,7 +111,7 @@ class Team:
     Attributes
     ----------
     contenders : [sequence][name]
-    today_of : profile -> the contender in torch that does the same with fake quantisation
+    today_of : contender on a mock -> the one in torch that does the same by fake quantisation
     absent : a sentence on each contender that cannot be timed
     """
 
@@ -122,29 +122,27 @@ class Team:
         self.today_of: dict[str, str] = {}
         self.absent: list[str] = []
         self.contenders: list[dict[str, Contender]] = [{} for _ in self.jobs]
-        self._add_lightloom()
-        reason = missing("torch")
-        if reason is None:
-            self._add_torch()
-        else:
-            self.absent += [reason, "what people do today is not timed: it needs torch"]
-
-    def _add_lightloom(self) -> None:
-        profiles = [load_profile(name) for name in self.work.profiles]
-        backends = [DigitalBackend(), *(MockBackend(p) for p in profiles)]
-        for backend in backends:
+        mocks = [MockBackend(load_profile(name)) for name in work.profiles]
+        for backend in (DigitalBackend(), *mocks):
             for job, some in zip(self.jobs, self.contenders, strict=True):
                 name = name_of(backend)
                 some[name] = Lightloom(name, name, job, backend, job.placement)
+        reason = missing("torch")
+        try:
+            if reason is None:
+                self._add_torch(mocks)
+        except NotImplementedError as error:
+            reason = f"torch is not timed: {error}"
+        if reason is not None:
+            self.absent += [reason, "what people do today is not timed: it needs torch"]
 
-    def _add_torch(self) -> None:
+    def _add_torch(self, mocks: Sequence[MockBackend]) -> None:
         ending = self.jobs[0].ending
         programs: dict[str, TorchProgram] = {"torch": TorchProgram(self.model, ending)}
-        for name in self.work.profiles:
-            profile = load_profile(name)
-            name_today = self.today_of[name] = today(profile)
-            if name_today not in programs:
-                programs[name_today] = FakeQuantised(self.model, ending, profile)
+        for mock in mocks:
+            name = self.today_of[name_of(mock)] = today(mock.profile)
+            if name not in programs:
+                programs[name] = FakeQuantised(self.model, ending, mock.profile)
         self.absent += peers.missing()
         for name in peers.present():
             programs[name] = peers.PeerProgram(self.model, ending, name)
@@ -381,7 +379,7 @@ class Measurement:
 
     def _today(self, name: str) -> str | None:
         """Return what people do today for the profile of a contender; None for another one."""
-        return dict(self.facts["today"]).get(name.removeprefix("mock "))
+        return dict(self.facts["today"]).get(name)
 
     # --------------------------------------------------------------------- for people
 
@@ -429,8 +427,7 @@ class Measurement:
 
     def _over_today(self, threads: int, phases: Phases, is_cpu: bool) -> Table:
         rows: list[tuple[Cell, ...]] = []
-        for profile, other in self.facts["today"].items():
-            mine = f"mock {profile}"
+        for mine, other in self.facts["today"].items():
             cells: list[Cell] = [f"{mine} MOCK over {other}"]
             for phase in phases:
                 cells += _shown(self.ratios((threads, *phase, other), mine, is_cpu))
