@@ -86,8 +86,9 @@ class FakeQuantised(TorchProgram):
                 largest.extend((float(k.abs().max()), float(v.abs().max())))
             levels, unit = _in_levels(q, bits)
             scores = self._with_noise(levels @ k.mT, largest[0], k.shape[-1])
-            attention = torch.softmax(scores.mul_(unit.mul_(scale)).add_(mask), -1)
-            levels, unit = _in_levels(attention, bits)
+            torch.addcmul(mask, scores, unit.mul_(scale), out=scores)
+            attention = torch.softmax(scores, -1)
+            levels, unit = _in_levels(attention, bits, is_attention=True)
             return self._with_noise(levels @ v, largest[1], v.shape[-2]).mul_(unit)
 
         return attend
@@ -104,13 +105,18 @@ class FakeQuantised(TorchProgram):
         return y.add_(self._torch.randn(y.shape), alpha=deviation) if deviation else y
 
 
-def _in_levels(x: Any, bits: int | None) -> tuple[Any, Any]:
-    """Return rows in levels, and the size [..., 1] of one; without bits each row has one level."""
-    unit = x.abs().amax(-1, keepdim=True).clamp_(min=1e-30)
-    if bits is None:
-        return x / unit, unit
-    unit.div_(_most(bits))
-    return (x / unit).round_(), unit
+def _in_levels(x: Any, bits: int | None, is_attention: bool = False) -> tuple[Any, Any]:
+    """Return rows in levels, and the size [..., 1] of one; without bits each row has one level.
+
+    Parameters
+    ----------
+    is_attention : x is not negative, and no longer needed, which saves two passes over it
+    """
+    unit = (x if is_attention else x.abs()).amax(-1, keepdim=True).clamp_(min=1e-30)
+    if bits is not None:
+        unit.div_(_most(bits))
+    levels = x.div_(unit) if is_attention else x / unit
+    return (levels if bits is None else levels.round_()), unit
 
 
 def _most(bits: int) -> int:
