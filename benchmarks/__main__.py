@@ -53,6 +53,9 @@ Shots = Annotated[int, typer.Option(help="Shots of each bench.", min=1)]
 Seeds = Annotated[int, typer.Option(help="Number of seeds of the noise.", min=1)]
 Threads = Annotated[int, typer.Option(help="Threads for arithmetic.", min=1)]
 Repeats = Annotated[int, typer.Option(help="Number of rounds that are timed.", min=1)]
+ProcessorTime = Annotated[
+    bool, typer.Option("--processor-time", help="Take ratios of processor time in the tables.")
+]
 Placed = Annotated[str, typer.Option(help="Which products go to light, as for lightloom run.")]
 
 
@@ -133,6 +136,7 @@ def matmul(
             metavar="P,...", help="Little light, in photons of an element pair at full scale."
         ),
     ] = "0.01,0.1,1,10",
+    processor_time: ProcessorTime = False,
     json: Json = None,
 ) -> None:
     """Time one product on the mock, beside float32 numpy.
@@ -148,14 +152,15 @@ def matmul(
     if not all(0 < level <= study.MOST_PHOTONS for level in levels):
         raise InputError(f"--photons {photons}: give numbers above 0, up to {study.MOST_PHOTONS:g}")
     results: list[dict[str, Any]] = []
-    document = study.document(threads, results)
+    clock = time.process_time if processor_time else time.perf_counter
+    document = study.document(threads, results) | {"clock": clock.__name__}
     print("; ".join(f"{what}: {how}" for what, how in document["path"].items()) + "\n")
     for shape in study.SHAPES:
-        found = {count: study.measure(shape, count, repeats) for count in counts}
+        found = {count: study.measure(shape, count, repeats, clock) for count in counts}
         results += [{"shape": shape, "rows": n, "seconds": times} for n, times in found.items()]
         _show(study.table(shape, found))
     shape, count = study.LIGHT_SHAPE, study.LIGHT_ROWS
-    dim = study.measure_light(shape, count, levels, repeats)
+    dim = study.measure_light(shape, count, levels, repeats, clock)
     results += [
         {"shape": shape, "rows": count, "photons_full_scale": level, "seconds": times}
         for level, times in dim.items()
@@ -185,9 +190,7 @@ def model_speed(
     minutes: Annotated[
         float, typer.Option(help="End after this time with the rounds so far.", min=0)
     ] = 60.0,
-    processor_time: Annotated[
-        bool, typer.Option("--processor-time", help="Show ratios of processor time in the tables.")
-    ] = False,
+    processor_time: ProcessorTime = False,
     json: Json = None,
 ) -> None:
     """Time a model on every profile, beside numpy and torch.

@@ -13,6 +13,7 @@ aihwkit and AnalogVNN are timed where installed.
 """
 
 import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -25,6 +26,8 @@ from ..instruments.table import Column, Table
 from . import peers
 from .stopwatch import interleaved
 from .throughput import machine, versions
+
+Clock = Callable[[], float]
 
 KIND = "lightloom matmul speed"
 NUMPY = "float32 numpy"
@@ -58,7 +61,9 @@ LIGHT_CASES = (
 )
 
 
-def measure(shape: tuple[int, int], rows: int, repeats: int | None) -> dict[str, list[float]]:
+def measure(
+    shape: tuple[int, int], rows: int, repeats: int | None, clock: Clock = time.perf_counter
+) -> dict[str, list[float]]:
     """Time x [rows, K] W [M, K]^T in every way: name -> seconds of each round.
 
     Parameters
@@ -67,16 +72,20 @@ def measure(shape: tuple[int, int], rows: int, repeats: int | None) -> dict[str,
     repeats : rounds; None chooses
     """
     x, weights = _operands(shape, rows)
-    calls = _beside(x, weights)
-    for name, fields in CASES.items():
-        calls[name] = _on_mock(x, weights, fields)
+    calls: dict[str, Callable[[], Any]] = {NUMPY: partial(np.matmul, x, weights.T)}
+    calls |= {name: _on_mock(x, weights, fields) for name, fields in CASES.items()}
+    calls |= {name: peers.product(name, x, weights) for name in peers.present()}
     if repeats is None:
         repeats = 200 if rows < 16 else 30 if rows < 512 else 9
-    return interleaved(calls, repeats, warm_up=2)
+    return interleaved(calls, repeats, warm_up=2, clock=clock)
 
 
 def measure_light(
-    shape: tuple[int, int], rows: int, photons: Sequence[float], repeats: int | None
+    shape: tuple[int, int],
+    rows: int,
+    photons: Sequence[float],
+    repeats: int | None,
+    clock: Clock = time.perf_counter,
 ) -> dict[float, dict[str, list[float]]]:
     """Time the cases of `LIGHT_CASES` with little light: photons -> name -> seconds.
 
@@ -90,7 +99,7 @@ def measure_light(
         calls: dict[str, Callable[[], Any]] = {NUMPY: partial(np.matmul, x, weights.T)}
         for name in LIGHT_CASES:
             calls[name] = _on_mock(x, weights, CASES[name] | {"photons_full_scale": level})
-        found[level] = interleaved(calls, repeats or 15)
+        found[level] = interleaved(calls, repeats or 15, clock=clock)
     return found
 
 
@@ -106,14 +115,6 @@ def _on_mock(x: np.ndarray, weights: np.ndarray, fields: Mapping[str, Any]) -> C
     """Return a product on the mock, with weights that are prepared."""
     backend = MockBackend(OpticsProfile(**(BENCH | dict(fields))))
     return partial(backend.matmul, x, backend.prepare(weights))
-
-
-def _beside(x: np.ndarray, weights: np.ndarray) -> dict[str, Callable[[], Any]]:
-    """Return the products of numpy and of other libraries, as far as they are installed."""
-    calls: dict[str, Callable[[], Any]] = {NUMPY: partial(np.matmul, x, weights.T)}
-    for name in peers.present():
-        calls[name] = peers.product(name, x, weights)
-    return calls
 
 
 def table(shape: tuple[int, int], found: Mapping[int, Mapping[str, Sequence[float]]]) -> Table:
@@ -141,7 +142,8 @@ def _table(title: str, found: Mapping[str, Mapping[str, Sequence[float]]]) -> Ta
     for times in found.values():
         base = times[NUMPY]
         for name, values in times.items():
-            ratio = statistics.median(a / b for a, b in zip(values, base, strict=True))
+            ratios = [a / b for a, b in zip(values, base, strict=True) if b]  # 0: a coarse clock
+            ratio = statistics.median(ratios) if ratios else None
             own = format_duration(statistics.median(base))
             cells.setdefault(name, []).append(own if name == NUMPY else format_ratio(ratio))
     columns = (Column("product", align="left"), *map(Column, found))
