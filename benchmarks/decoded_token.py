@@ -4,7 +4,8 @@
 
 Tokens are decoded after a prefill: first as they are, which gives stages and their times. Then
 Python's profiler counts calls and gives each function its own time, without the functions that it
-calls. The profiler makes Python slower and leaves compiled code as it is, so its shares of Python
+calls. It does not see numpy's universal functions, such as products, which count to their caller.
+The profiler makes Python slower and leaves compiled code as it is, so its shares of Python
 are upper bounds; both times of a token are shown.
 """
 
@@ -151,6 +152,7 @@ def tables(document: dict[str, Any]) -> Iterator[Table]:
     token = f"{document['backend']}{' MOCK' if document['is_mock'] else ''}: one token"
     after = f"after {format_counted(document['sequence'], 'token')}"
     took = format_duration(document["token_s"])
+    took += f" ({format_duration(document['token_cpu_s'])} of processor time)"
     stages, whole = document["stages"], document["token_s"]
     yield Table(
         f"{token} {after}, {took}: stages",
