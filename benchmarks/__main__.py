@@ -53,6 +53,9 @@ Shots = Annotated[int, typer.Option(help="Shots of each bench.", min=1)]
 Seeds = Annotated[int, typer.Option(help="Number of seeds of the noise.", min=1)]
 Threads = Annotated[int, typer.Option(help="Threads for arithmetic.", min=1)]
 Repeats = Annotated[int, typer.Option(help="Number of rounds that are timed.", min=1)]
+ProcessorTime = Annotated[
+    bool, typer.Option("--processor-time", help="Take ratios of processor time in the tables.")
+]
 Placed = Annotated[str, typer.Option(help="Which products go to light, as for lightloom run.")]
 
 
@@ -92,6 +95,19 @@ def _listed(option: str, text: str | None, make: Callable[[str], Value]) -> list
     return values
 
 
+def _counts(option: str, text: str) -> tuple[int, ...]:
+    """Return the numbers of a list such as "1,128", each at least 1 and given once.
+
+    Raises
+    ------
+    InputError : naming the option and the value
+    """
+    counts = _listed(option, text, int)
+    if min(counts) < 1 or len(set(counts)) < len(counts):
+        raise InputError(f"{option} {text}: give numbers of at least 1, each once")
+    return tuple(counts)
+
+
 def _encodings(text: str | None) -> list[str]:
     from .scaling import ENCODINGS
 
@@ -114,6 +130,13 @@ def matmul(
     rows: Annotated[
         str, typer.Option(metavar="N,...", help="Numbers of input rows.")
     ] = "1,128,1024",
+    photons: Annotated[
+        str,
+        typer.Option(
+            metavar="P,...", help="Little light, in photons of an element pair at full scale."
+        ),
+    ] = "0.01,0.1,1,10",
+    processor_time: ProcessorTime = False,
     json: Json = None,
 ) -> None:
     """Time one product on the mock, beside float32 numpy.
@@ -122,40 +145,117 @@ def matmul(
     """
     limit_threads(threads)
     from . import matmul as study
+    from . import peers
 
     _check(json, study.KIND)
-    counts = _listed("--rows", rows, int)
-    if min(counts) < 1:
-        raise InputError(f"--rows {rows}: a product has at least one input row")
+    counts, levels = _counts("--rows", rows), _listed("--photons", photons, float)
+    if not all(0 < level <= study.MOST_PHOTONS for level in levels):
+        raise InputError(f"--photons {photons}: give numbers above 0, up to {study.MOST_PHOTONS:g}")
     results: list[dict[str, Any]] = []
-    document = study.document(threads, results)
+    clock = time.process_time if processor_time else time.perf_counter
+    document = study.document(threads, results) | {"clock": clock.__name__}
     print("; ".join(f"{what}: {how}" for what, how in document["path"].items()) + "\n")
     for shape in study.SHAPES:
-        found = {count: study.measure(shape, count, repeats) for count in counts}
+        found = {count: study.measure(shape, count, repeats, clock) for count in counts}
         results += [{"shape": shape, "rows": n, "seconds": times} for n, times in found.items()]
         _show(study.table(shape, found))
-    for name in study.missing():
-        print(f"{name} is not installed: not timed")
+    shape, count = study.LIGHT_SHAPE, study.LIGHT_ROWS
+    dim = study.measure_light(shape, count, levels, repeats, clock)
+    results += [
+        {"shape": shape, "rows": count, "photons_full_scale": level, "seconds": times}
+        for level, times in dim.items()
+    ]
+    _show(study.light_table(shape, count, dim))
+    for sentence in peers.missing():
+        print(sentence)
     _write(json, document, study.KIND)
 
 
-@_command("gpt2-forward")
-def gpt2_forward(
-    threads: Threads = 1,
-    repeats: Repeats = 15,
+@_command("model-speed")
+def model_speed(
+    model: Annotated[
+        str | None,
+        typer.Option(help="Language model (default: GPT-2 small's size, random weights)."),
+    ] = None,
+    profiles: Annotated[
+        str | None, typer.Option(metavar="NAME,...", help="Bench profiles (default: all shipped).")
+    ] = None,
+    sequences: Annotated[
+        str, typer.Option(metavar="N,...", help="Tokens of each prefill.")
+    ] = "128,1024",
+    threads: Annotated[
+        str, typer.Option(metavar="N,...", help="Threads; each number has its own process.")
+    ] = "1,2",
+    rounds: Annotated[int, typer.Option(help="Number of rounds that are timed.", min=1)] = 5,
+    minutes: Annotated[
+        float, typer.Option(help="End after this time with the rounds so far.", min=0)
+    ] = 60.0,
+    processor_time: ProcessorTime = False,
     json: Json = None,
 ) -> None:
-    """Time a GPT-2-small-sized model on the mock, beside float32.
+    """Time a model on every profile, beside numpy and torch.
 
-    Example: python -m lightloom.benchmarks gpt2-forward --threads 1
+    Each contender does the prefill, then decodes tokens after it. Ctrl-C shows the rounds so far.
+
+    Example: python -m lightloom.benchmarks model-speed --threads 1 --rounds 3 --json speed.json
     """
-    limit_threads(threads)
-    from . import gpt2_forward as study
+    from . import model_speed as study
 
     _check(json, study.KIND)
-    seconds = study.measure(repeats)
-    _show(study.table(seconds))
-    _write(json, {"schema": 1, "threads": threads, "seconds": seconds}, study.KIND)
+    lengths, counts = _counts("--sequences", sequences), _counts("--threads", threads)
+    names = tuple(_listed("--profiles", profiles, str)) or study.PROFILES
+    work = study.Work(model, names, lengths)
+    study.check(work)
+    if not minutes >= 0:
+        raise InputError(f"--minutes {minutes} is not a time")
+    found = study.Measurement(work, counts)
+    try:
+        for _ in found.run(rounds, 60 * minutes, say):
+            _write(json, found.document(), study.KIND)
+    except KeyboardInterrupt:
+        found.remarks.append("stopped by the operator: these are the rounds so far")
+        raise
+    finally:
+        for table in found.tables(processor_time):
+            _show(table)
+        for sentence in found.sentences():
+            print(sentence, flush=True)
+        if found.seconds:
+            _write(json, found.document(), study.KIND)
+    if not found.seconds:
+        raise InputError(f"nothing was measured in --minutes {minutes:g}; give more")
+
+
+@_command("decoded-token")
+def decoded_token(
+    model: Annotated[
+        str, typer.Option(help="Language model, or a shape with random weights.")
+    ] = "gpt2",
+    profile: Annotated[
+        str, typer.Option(help="Bench profile, or digital for numpy alone.")
+    ] = "slm-camera",
+    sequence: Annotated[int, typer.Option(help="Tokens before it.", min=1)] = 128,
+    tokens: Annotated[int, typer.Option(help="Tokens that are averaged.", min=1)] = 16,
+    placement: Placed = "paper",
+    json: Json = None,
+) -> None:
+    """Show where the time of one decoded token goes, with one thread.
+
+    Example: python -m lightloom.benchmarks decoded-token --profile projection-2030
+    """
+    limit_threads(1)  # a profiler sees one thread
+    from ..backends import DigitalBackend, MockBackend, load_profile
+    from ..models.shapes import model_or_shape
+    from . import decoded_token as study
+    from .contenders import runnable
+
+    _check(json, study.KIND)
+    backend = DigitalBackend() if profile == "digital" else MockBackend(load_profile(profile))
+    loaded = runnable(model_or_shape(model))
+    document = study.measure(loaded, backend, sequence, tokens, placement)
+    for table in study.tables(document):
+        _show(table)
+    _write(json, document, study.KIND)
 
 
 @_command("forecast")

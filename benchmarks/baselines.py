@@ -7,7 +7,7 @@ Their results are compared with its results before the timing. Nothing else need
 import importlib
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
@@ -123,7 +123,7 @@ class TorchProgram:
         self._torch.set_num_threads(thread_count())
         self._program = model.program(ending)
         self._weights, self._context = model.weights, model.config.context
-        self._functions = _functions(self._torch)
+        self._known = self._functions()
         self._calls = self._build(list(self._program.steps))
         self._kept: dict[str, Any] = {}
         self._past = 0
@@ -167,7 +167,7 @@ class TorchProgram:
         return calls
 
     def _host(self, step: HostStep) -> Call:
-        function = self._functions.get(step.step)
+        function = self._known.get(step.step)
         if function is None:
             raise NotImplementedError(f"the step {step.step!r} has no function in torch here")
         named = {name: self._tensor(self._weights[w]) for name, w in step.weights.items()}
@@ -184,7 +184,7 @@ class TorchProgram:
         array = self._weights[step.w]
         array = array.reshape(len(array), -1) if array.ndim > 2 else array
         weight = self._tensor(np.ascontiguousarray(array.T) if step.transposed else array)
-        linear, y, bias, stream, count = self._torch.nn.functional.linear, step.y, None, None, 1
+        y, bias, stream, count = step.y, None, None, 1
         for after in following:
             reads = isinstance(after, HostStep) and after.inputs[0] == y
             if reads and after.step in ("add_bias", "add_residual"):  # type: ignore[union-attr]
@@ -194,8 +194,10 @@ class TorchProgram:
                 stream = after.inputs[1] if after.step == "add_residual" else None
                 y, count = after.outputs[0], 2
 
+        multiply = self._product(step, weight, bias)
+
         def call(operands: Operands) -> None:
-            product = linear(operands[step.x], weight, bias)
+            product = multiply(operands[step.x])
             operands[y] = product if stream is None else product.add_(operands[stream])
 
         return call, count
@@ -208,16 +210,29 @@ class TorchProgram:
         scores, softmax, turn, mix = steps
         assert isinstance(scores, OpticalMatmul) and isinstance(softmax, HostStep)
         assert isinstance(turn, HostStep) and isinstance(mix, OpticalMatmul)
-        attend = self._torch.nn.functional.scaled_dot_product_attention
-        groups, scale = scores.groups, softmax.parameters["scale"]
+        groups, attend = scores.groups, self._attend(softmax.parameters["scale"])
 
         def call(operands: Operands) -> None:
             mask = operands[softmax.inputs[1]]
             mask = mask.repeat(1, 1, groups, 1) if groups > 1 else mask
             q, k, v = operands[scores.x], operands[scores.w], operands[turn.inputs[0]]
-            operands[mix.y] = attend(q, k, v, attn_mask=mask, scale=scale)
+            operands[mix.y] = attend(q, k, v, mask)
 
         return call, 4
+
+    def _functions(self) -> dict[str, Callable[..., Any]]:
+        """Return torch's function for each host step (see `scheduler.host_steps`)."""
+        return _embeddings(self._torch) | _heads(self._torch) | _row_steps(self._torch)
+
+    def _product(self, step: OpticalMatmul, weight: Any, bias: Any) -> Callable[[Any], Any]:
+        """Return x -> x weight^T + bias, a tensor of its own."""
+        linear = self._torch.nn.functional.linear
+        return lambda x: linear(x, weight, bias)
+
+    def _attend(self, scale: float) -> Callable[..., Any]:
+        """Return (q, k, v, mask) -> softmax(scale q k^T + mask) v."""
+        attention = self._torch.nn.functional.scaled_dot_product_attention
+        return lambda q, k, v, mask: attention(q, k, v, attn_mask=mask, scale=scale)
 
     def _tensor(self, array: np.ndarray) -> Any:
         with warnings.catch_warnings():
@@ -243,11 +258,6 @@ class _Kept:
         self._tensor[:, :, self._length : needed] = new
         self._length = needed
         return self._tensor[:, :, :needed]
-
-
-def _functions(torch: Any) -> Mapping[str, Callable[..., Any]]:
-    """Return torch's function for each host step (see `scheduler.host_steps`)."""
-    return _embeddings(torch) | _heads(torch) | _row_steps(torch)
 
 
 def _embeddings(torch: Any) -> dict[str, Callable[..., Any]]:

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from ..instruments import InputError
-from .throughput import BARE, KIND, NUMPY, SCHEMA
+from .contenders import BARE, NUMPY
+from .throughput import KIND, SCHEMA
 
 FALSE_ALARM = 0.01  # over all rows
 MARGIN = 0.05  # of a whole phase

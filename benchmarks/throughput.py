@@ -8,379 +8,44 @@ benchmark` shows, stores and compares (`comparison`). Not here: printing and jud
 import hashlib
 import os
 import platform
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
-from weakref import WeakKeyDictionary
+from typing import Any
 
 import numpy as np
 
-from ..backends import Backend, DigitalBackend, Stats, mock_path
+from ..backends import Backend, DigitalBackend, mock_path
 from ..backends.bench.bench import Bench
 from ..instruments import InputError
 from ..instruments.environment import thread_count
-from ..instruments.formatting import format_quantity
 from ..instruments.version import version_of
-from ..models import Cache, Model
-from ..models.shapes import sized_model, with_random_weights
-from ..scheduler import (
-    FIXED,
-    Executor,
-    HostStep,
-    OpticalMatmul,
-    Placement,
-    StepRecord,
-    evaluate,
-    memory_bytes,
-)
+from ..models import Model
+from ..models.shapes import sized_model
 from ..scheduler.runs import plan
 from .baselines import OnnxruntimeBackend, TorchProgram, missing
+from .contenders import (
+    NUMPY,
+    BareProducts,
+    Contender,
+    Job,
+    Lightloom,
+    Sample,
+    Torch,
+    bench_of,
+    make_job,
+    runnable,
+)
 
 SCHEMA = 1
 KIND = "lightloom benchmark"
-NUMPY = "numpy"
-BARE = "numpy, products alone"
 AXES = ("batch", "sequence", "width", "rows", "length", "frame_rate")
 PREDICTED_AXES = ("rows", "length", "frame_rate")  # of a profile: nothing is run for them
-_COUNTS = (
-    "shots",
-    "input_frames",
-    "weight_frames",
-    "input_samples",
-    "weight_samples",
-    "conversions",
-    "saturated",
-    "retries",
-)
+TORCH = "the same program in torch, biases and attention fused"
 _SAME = 1e-3  # of the largest result: allowed difference of a baseline from numpy
 _DEPTH = 12  # layers of a width without a model
 
 Tell = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class Job:
-    """Work of one round, the same random inputs for every contender.
-
-    Parameters
-    ----------
-    first : tokens [batch, sequence], or images [batch, channels, height, width]
-    later : tokens [batch, 1] of each further pass; drawn beforehand, so that all contenders
-        compute the same
-    """
-
-    model: Model
-    batch: int
-    sequence: int
-    new_tokens: int
-    placement: str
-    first: np.ndarray
-    later: tuple[np.ndarray, ...]
-
-    @property
-    def ending(self) -> str:
-        """The ending of the program that is run."""
-        if self.new_tokens:
-            return "last"
-        return "sentence" if self.model.task == "encoder" else "logits"
-
-    @property
-    def unit(self) -> str:
-        """The unit that is counted: token or image."""
-        return "image" if self.model.task == "vision" else "token"
-
-    @property
-    def phases(self) -> dict[str, tuple[tuple[np.ndarray, ...], int]]:
-        """Phases of a round: name -> (inputs of each pass, tokens or images in all)."""
-        count = self.batch if self.unit == "image" else self.first.size
-        name = "prefill" if self.unit == "token" else "pass"
-        phases: dict[str, tuple[tuple[np.ndarray, ...], int]] = {name: ((self.first,), count)}
-        if self.later:
-            phases["decode"] = (self.later, self.batch * len(self.later))
-        return phases
-
-    def macs(self, phase: str) -> int:
-        """Return the number of multiply-accumulates of a phase."""
-        total, past = 0, 0
-        matmuls = self.model.program(self.ending).matmuls
-        for name, (inputs, _) in self.phases.items():
-            for data in inputs:
-                new = self.sequence if self.unit == "image" else data.shape[1]
-                sizes = {"batch": self.batch, "new": new, "past": past}
-                total += sum(step.macs(sizes) for step in matmuls) if name == phase else 0
-                past += new
-        return total
-
-
-def make_job(
-    model: Model,
-    batch: int = 1,
-    sequence: int | None = None,
-    new_tokens: int = 0,
-    placement: str = "paper",
-    seed: int = 0,
-) -> Job:
-    """Return a job with random inputs.
-
-    Raises
-    ------
-    InputError : for sizes that the model cannot take, or weights that memory cannot hold
-    """
-    sizes = plan(model, DigitalBackend(), batch, sequence, new_tokens, placement).passes[0][0]
-    chance = np.random.Generator(np.random.Philox(seed))
-    config = model.config
-    first: np.ndarray
-    if model.task == "vision":
-        shape = (batch, config.channels, config.image, config.image)
-        first = chance.standard_normal(shape, dtype=np.float32)
-    else:
-        first = chance.integers(0, config.vocabulary, (batch, sizes["new"]))
-    later = tuple(
-        chance.integers(0, config.vocabulary, (batch, 1)) for _ in range(max(new_tokens - 1, 0))
-    )
-    return Job(model, batch, sizes["new"], new_tokens, placement, first, later)
-
-
-def runnable(model: Model, seed: int = 0) -> Model:
-    """Return a model that can run; one without weights gets random ones.
-
-    Raises
-    ------
-    InputError : when this machine's memory cannot hold them
-    """
-    needed, there = 4 * model.parameters, memory_bytes()
-    if there is not None and needed > there / 2:
-        raise InputError(
-            f"{model.name!r} has {format_quantity(needed, 'B')} of float32 weights, more than half "
-            f"of this machine's {format_quantity(there, 'B')}; predict it with "
-            "`lightloom plan`, or take a smaller one"
-        )
-    return model if len(model.weights) else with_random_weights(model, seed)
-
-
-# ---------------------------------------------------------------------------- contenders
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Times and counts of one phase of one round.
-
-    Parameters
-    ----------
-    cpu_s : processor time of all threads, on which other programs have little influence
-    stages : (kind, "optical", "host" or "convert") -> seconds
-    overhead_s : neither product nor host arithmetic; None where stages overlap, as on a bench, or
-        are unknown
-    bench_s : by the bench's own clock
-    """
-
-    seconds: float
-    cpu_s: float
-    stages: Mapping[tuple[str, str], float]
-    overhead_s: float | None = None
-    bench_s: float | None = None
-    counts: Mapping[str, int] | None = None
-
-
-class Contender(Protocol):
-    """Implementation that runs a job and reports the times of each phase.
-
-    Attributes
-    ----------
-    bench : that its products run on; None without one
-    """
-
-    name: str
-    what: str
-    job: Job
-    bench: Bench | None
-    is_mock: bool
-
-    def round(self) -> dict[str, Sample]:
-        """Run the job once, and return phase -> its sample."""
-
-    def result(self) -> np.ndarray | None:
-        """Return the result of the first pass, to be compared with numpy's."""
-
-
-class Lightloom:
-    """Contender: lightloom on a backend, optical, digital, or with another library's products."""
-
-    def __init__(self, name: str, what: str, job: Job, backend: Backend, placement: str) -> None:
-        self.name, self.what, self.job, self.backend = name, what, job, backend
-        chosen: str | Placement = placement
-        if placement not in FIXED:  # decided for all passes, as in a prediction
-            sizes = (job.batch, job.sequence, job.new_tokens)
-            chosen = plan(job.model, backend, *sizes, placement).chosen
-        self._executor: Executor = job.model.executor(backend, chosen)
-        self._spent = _watched(backend)
-        self.bench, self.is_mock = _bench_of(backend), backend.is_mock
-
-    def result(self) -> np.ndarray | None:
-        """Return the result of the first pass."""
-        self.backend.warm_up()
-        self.job.model.calibrate(self._executor)
-        return self.job.model.run_pass(self._executor, self.job.ending, self.job.first)
-
-    def round(self) -> dict[str, Sample]:
-        """Run the job once."""
-        model, executor, ending = self.job.model, self._executor, self.job.ending
-        cache = Cache() if self.job.later else None
-        found = {}
-        for phase, (inputs, _) in self.job.phases.items():
-            executor.records.clear()
-            self._spent[0] = 0.0
-            began_s = self.bench.clock.now_s() if self.bench else 0.0
-            seconds, cpu_s = _clocked(
-                partial(model.run_pass, executor, ending, cache=cache), inputs
-            )
-            bench_s = self.bench.clock.now_s() - began_s if self.bench else None
-            found[phase] = self._sample(seconds, cpu_s, bench_s, list(executor.records.values()))
-        return found
-
-    def _sample(
-        self, seconds: float, cpu_s: float, bench_s: float | None, records: Sequence[StepRecord]
-    ) -> Sample:
-        stages: dict[tuple[str, str], float] = {}
-        stats = Stats()
-        rest = seconds - self._spent[0]
-
-        def add(kind: str, where: str, took: float) -> None:
-            stages[kind, where] = stages.get((kind, where), 0.0) + took
-
-        is_optical = self.backend.is_optical
-        for record in records:
-            kind = record.step.kind
-            product = record.stats.seconds.get("product")
-            if isinstance(record.step, HostStep):
-                add(kind, "host", record.seconds)
-                rest -= record.seconds
-            elif record.optical and is_optical:
-                stats.add(record.stats)
-                add(kind, "optical", product or 0.0)
-            else:
-                took = record.seconds if product is None else product
-                add(kind, "host", took)
-                rest -= 0.0 if record.optical else took  # of a product not given to the backend
-        if is_optical:
-            encode, product, decode = (
-                stats.seconds.get(stage, 0.0) for stage in ("encode", "product", "decode")
-            )
-            # the rest of the time is encoding, that of keys and values included
-            add("encode", "convert", max(encode, self._spent[0] - product - decode))
-            add("decode", "convert", decode)
-        is_known = rest >= 0 and not self.backend.is_asynchronous
-        counts = {name: int(getattr(stats, name)) for name in _COUNTS} if is_optical else None
-        return Sample(seconds, cpu_s, stages, rest if is_known else None, bench_s, counts)
-
-
-def _watched(backend: Backend) -> list[float]:
-    """Count the seconds inside a backend, in a list of one number.
-
-    All time outside its two hooks is the scheduler's. Stages of `Stats` would not do, because those
-    of several threads add up.
-    """
-    if backend in _SPENT:  # another job has this backend
-        return _SPENT[backend]
-    spent = _SPENT[backend] = [0.0]
-
-    def counted(hook: Callable[..., Any], *arguments: Any) -> Any:
-        start = time.perf_counter()
-        try:
-            return hook(*arguments)
-        finally:
-            spent[0] += time.perf_counter() - start
-
-    for name in ("_matmul", "_prepare"):
-        setattr(backend, name, partial(counted, getattr(backend, name)))
-    return spent
-
-
-_SPENT: WeakKeyDictionary[Backend, list[float]] = WeakKeyDictionary()
-
-
-class Torch:
-    """Contender: the model's program in torch."""
-
-    name = "torch"
-    what = "the same program in torch, biases and attention fused"
-    bench: Bench | None = None
-    is_mock = False
-
-    def __init__(self, job: Job) -> None:
-        self.job = job
-        self._program = TorchProgram(job.model, job.ending)
-
-    def result(self) -> np.ndarray | None:
-        """Return the result of the first pass."""
-        self._program.begin()
-        return self._program.run(self.job.first)
-
-    def round(self) -> dict[str, Sample]:
-        """Run the job once."""
-        self._program.begin()
-        return _timed(self.job, self._program.run)
-
-
-class BareProducts:
-    """Contender: the products of the program alone, in numpy, without code of lightloom."""
-
-    name = BARE
-    what = "float32 np.matmul of the same shapes, no host step"
-    bench: Bench | None = None
-    is_mock = False
-
-    def __init__(self, job: Job) -> None:
-        self.job, self._past = job, 0
-        self.arrays: dict[tuple[int, ...], np.ndarray] = {}
-        self._matmuls = job.model.program(job.ending).matmuls
-        self._weights = {m.name: self._stored(m) for m in self._matmuls if not m.dynamic}
-
-    def result(self) -> np.ndarray | None:
-        """Draw the operands, and return None: there is no result to compare."""
-        self.round()
-        return None
-
-    def round(self) -> dict[str, Sample]:
-        """Multiply once."""
-        self._past = 0
-        return _timed(self.job, self._run)
-
-    def _run(self, data: np.ndarray) -> None:
-        new = self.job.sequence if data.ndim == 4 else data.shape[1]
-        sizes = {"batch": len(data), "new": new, "past": self._past}
-        for step in self._matmuls:
-            x = self._array(evaluate(step.x_shape, sizes))
-            w = self._weights.get(step.name)
-            w = self._array(evaluate(step.w_shape, sizes)) if w is None else w
-            np.matmul(x, np.swapaxes(w, -1, -2))
-        self._past += new
-
-    def _stored(self, step: OpticalMatmul) -> np.ndarray:
-        array = self.job.model.weights[step.w]
-        array = array.reshape(len(array), -1) if array.ndim > 2 else array
-        return array.T if step.transposed else array
-
-    def _array(self, shape: tuple[int, ...]) -> np.ndarray:
-        if shape not in self.arrays:
-            chance = np.random.Generator(np.random.Philox(1))
-            self.arrays[shape] = chance.standard_normal(shape, dtype=np.float32)
-        return self.arrays[shape]
-
-
-def _timed(job: Job, run: Callable[[np.ndarray], Any]) -> dict[str, Sample]:
-    return {phase: Sample(*_clocked(run, inputs), {}) for phase, (inputs, _) in job.phases.items()}
-
-
-def _clocked(run: Callable[[np.ndarray], Any], inputs: Sequence[np.ndarray]) -> tuple[float, float]:
-    """Return the seconds of inputs, by the clock and of the processor."""
-    start, start_cpu = time.perf_counter(), time.process_time()
-    for data in inputs:
-        run(data)
-    return time.perf_counter() - start, time.process_time() - start_cpu
 
 
 def _baselines(job: Job, *, with_peers: bool) -> tuple[list[Contender], list[str]]:
@@ -397,7 +62,8 @@ def _baselines(job: Job, *, with_peers: bool) -> tuple[list[Contender], list[str
             absent.append(reason)
         elif package == "torch":
             try:
-                found.append(Torch(job))
+                program = TorchProgram(job.model, job.ending)
+                found.append(Torch("torch", TORCH, job, program))
             except NotImplementedError as error:
                 absent.append(f"torch is not timed: {error}")
         else:
@@ -542,22 +208,16 @@ def _on_light(point: BenchmarkPoint) -> list[Contender]:
     ]
 
 
-def _bench_of(backend: Backend) -> Bench | None:
-    """Return the bench of a backend; None where it has none, or several."""
-    benches = [one.bench for one in backend.benches.values()]
-    return benches[0] if len(benches) == 1 else None
-
-
 def name_of(backend: Backend) -> str:
     """Return the name of a backend without a path: "mock slm-camera", "bench line.toml"."""
     if not backend.is_optical:
         return NUMPY
-    bench = _bench_of(backend)
+    bench = bench_of(backend)
     return f"{backend.name} {Path(bench.path if bench else backend.profile.name).name}"
 
 
 def _what(backend: Backend) -> str:
-    title = "" if _bench_of(backend) else backend.profile.title
+    title = "" if bench_of(backend) else backend.profile.title
     return title or "the instruments of a bench file"
 
 
@@ -706,20 +366,27 @@ def device_use(bench: Bench, phase: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _head(job: Job, repeats: int) -> dict[str, Any]:
     model = job.model
-    packages = ("lightloom", "numpy", "numba", "onnxruntime", "torch")
-    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
     return {
         "schema": SCHEMA,
         "kind": KIND,
-        "versions": {"python": platform.python_version()}
-        | {name: version for name in packages if (version := version_of(name)) is not None}
-        | {"blas": f"{blas['name']} {blas['version']}"},
+        "versions": versions(),
         "machine": machine(),
         "mock_path": mock_path(),
         "model": {"name": model.name, "parameters": model.parameters, "unit": job.unit},
         "placement": job.placement,
         "repeats": repeats,
     }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what computes, by name."""
+    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+    found = {"python": platform.python_version()}
+    for name in ("lightloom", "numpy", "numba", "onnxruntime", "torch", "aihwkit", "analogvnn"):
+        version = version_of(name)
+        if version is not None:
+            found[name] = version
+    return found | {"blas": f"{blas['name']} {blas['version']}"}
 
 
 def machine() -> dict[str, Any]:
@@ -739,7 +406,7 @@ def machine() -> dict[str, Any]:
 
 def fingerprint(backend: Backend) -> str:
     """Return a digest of all constants of a backend's bench; equal ones measure the same."""
-    bench = _bench_of(backend)
+    bench = bench_of(backend)
     if bench is not None:  # its profile follows from its calibration, which may be repeated
         constants = bench.file.model_dump_json(exclude={"calibration"})
     else:

@@ -13,18 +13,15 @@ from bench_factory import BenchMaker
 from lightloom.backends import DigitalBackend, MockBackend, load_profile
 from lightloom.benchmarks.baselines import OnnxruntimeBackend, TorchProgram
 from lightloom.benchmarks.comparison import compare, holm, mann_whitney, read_benchmark
-from lightloom.benchmarks.throughput import (
+from lightloom.benchmarks.contenders import (
     BARE,
-    KIND,
     NUMPY,
-    SCHEMA,
     BareProducts,
     Lightloom,
     make_job,
-    measure,
-    points_of,
     runnable,
 )
+from lightloom.benchmarks.throughput import KIND, SCHEMA, measure, points_of
 from lightloom.instruments import InputError
 from lightloom.models import load_model
 from lightloom.models.shapes import model_or_shape, sized_model, with_random_weights

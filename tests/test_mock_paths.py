@@ -313,11 +313,22 @@ def test_the_benchmark_prints_ratios_and_writes_json(
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.setenv(variable, os.environ.get(variable, "1"))
     monkeypatch.setattr(matmul, "SHAPES", ((40, 70),))
-    options = ["--repeats", "1", "--rows", "1,6", "--json", str(tmp_path / "m.json")]
+    monkeypatch.setattr(matmul, "LIGHT_SHAPE", (20, 30))
+    options = [
+        "--repeats",
+        "1",
+        "--rows",
+        "1,6",
+        "--photons",
+        "0.1",
+        "--json",
+        str(tmp_path / "m.json"),
+    ]
     printed = CliRunner().invoke(app, ["matmul", *options]).output
     assert "40 -> 70" in printed and "N = 6" in printed and "push-pull, per reading" in printed
+    assert "Little light, 128 x 20 x 30" in printed and "P = 0.1" in printed
     document = json.loads((tmp_path / "m.json").read_text(encoding="utf-8"))
-    assert document["threads"] == 1 and len(document["results"]) == 2
+    assert document["threads"] == 1 and len(document["results"]) == 3
     for result in document["results"]:
         assert {"float32 numpy", "push-pull", "abs-split", "offset"} <= result["seconds"].keys()
         assert all(seconds > 0 for values in result["seconds"].values() for seconds in values)

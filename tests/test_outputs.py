@@ -89,9 +89,10 @@ def test_a_file_of_the_user_is_left_alone(
 
 
 STUDIES = {
-    "gpt2-forward": [],
+    "decoded-token": [],
     "light-levels": ["--model", "digits", "--text", "x"],
     "matmul": [],
+    "model-speed": [],
     "pipeline": [],
     "scaling": ["family"],
     "scaling-layers": ["--model", "digits"],

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from lightloom.backends import MockBackend, OpticsProfile, ShotTiming, load_profile
 from lightloom.backends.timing import ModulatorTiming
-from lightloom.benchmarks.throughput import Lightloom, make_job
+from lightloom.benchmarks.contenders import Lightloom, make_job
 from lightloom.instruments import InputError
 from lightloom.models import load_model
 from lightloom.models.shapes import model_or_shape, sized_model, with_random_weights

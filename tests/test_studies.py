@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 ROOT = Path(__file__).parents[1]
 NAMES = (
-    *("agreement", "calibration", "forecast", "gpt2-forward", "journal", "light-levels", "matmul"),
-    *("pipeline", "scaling", "scaling-layers", "shot-overhead", "two-benches"),
+    *("agreement", "calibration", "decoded-token", "forecast", "journal", "light-levels", "matmul"),
+    *("model-speed", "pipeline", "scaling", "scaling-layers", "shot-overhead", "two-benches"),
 )
 PLAIN = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -45,8 +45,16 @@ def test_help_of_studies_loads_no_arithmetic() -> None:
     ("words", "complaint"),
     [
         (["matmul", "--rows", "1,x"], "--rows: 'x' is not a value"),
-        (["matmul", "--rows", "0"], "--rows 0: a product has at least one input row"),
-        (["gpt2-forward", "--repeats", "0"], "Invalid value for '--repeats'"),
+        (["matmul", "--rows", "0"], "--rows 0: give numbers of at least 1, each once"),
+        (["matmul", "--repeats", "0"], "Invalid value for '--repeats'"),
+        (["matmul", "--photons", "1,0"], "--photons 1,0: give numbers above 0, up to 1e+09"),
+        (["model-speed", "--threads", "0"], "--threads 0: give numbers of at least 1, each once"),
+        (["model-speed", "--threads", "1,1"], "give numbers of at least 1, each once"),
+        (["model-speed", "--profiles", "sun"], "'sun'"),
+        (["model-speed", "--profiles", "ideal,ideal"], "give each profile once"),
+        (["model-speed", "--model", "digits"], "'digits' does not generate text"),
+        (["model-speed", "--model", "gpt2"], "1024 tokens and 16 new ones are more than"),
+        (["decoded-token", "--model", "digits"], "'digits' does not generate text"),
         (["scaling", "family", "--encodings", "on"], "unknown encoding 'on'; choose from"),
         (["agreement", "missing.toml"], "missing.toml"),
         (["forecast", "missing"], "no model 'missing'"),

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ..backends import Backend
-    from ..benchmarks.throughput import Job, Tell
+    from ..benchmarks.contenders import Job
+    from ..benchmarks.throughput import Tell
     from ..models import Model
 
 AnyModel = Annotated[
@@ -90,7 +91,7 @@ def command(
     """
     limit_threads(threads)
     from ..benchmarks.comparison import read_benchmark
-    from ..benchmarks.throughput import make_job
+    from ..benchmarks.contenders import make_job
     from ..report.terminal.console import open_console, progress
 
     console = open_console(for_people=not json_)
@@ -184,7 +185,7 @@ def _chosen_model(
     seed: int,
 ) -> "Model":
     """Return a model that can run: by name, or a GPT-2 of a width with random weights."""
-    from ..benchmarks import throughput
+    from ..benchmarks import contenders, throughput
     from ..models.shapes import model_or_shape
 
     if name is not None and (width is not None or "width" in axes):
@@ -196,7 +197,7 @@ def _chosen_model(
         model = throughput.benchmark_shape(width, depth, tokens)
     else:
         model = model_or_shape(name or "digits")
-    return throughput.runnable(model, seed)
+    return contenders.runnable(model, seed)
 
 
 def _measured(

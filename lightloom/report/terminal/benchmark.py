@@ -9,7 +9,7 @@ import numpy as np
 from rich.console import Console
 from rich.markup import escape
 
-from ...benchmarks.throughput import BARE, NUMPY
+from ...benchmarks.contenders import BARE, NUMPY
 from ...instruments.formatting import (
     format_count,
     format_counted,
