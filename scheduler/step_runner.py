@@ -81,8 +81,8 @@ class StepRunner:
         backend : of a product; None runs it on the host
         """
         self.backend.beat()
-        start, start_s = time.perf_counter(), self.backend.clock.now_s()
-        stats = None
+        start_s = 0.0 if self.backend.timeline is None else self.backend.clock.now_s()
+        start, stats = time.perf_counter(), None
         if isinstance(step, HostStep):
             self.run_host(step, part.operands, ends)
         else:
@@ -90,7 +90,8 @@ class StepRunner:
             part.operands[step.y], stats = result.y, result.stats
         seconds = time.perf_counter() - start
         self.record_of(step, backend is not None).add(part.sizes, seconds, stats)
-        self.note("host", step, part, start_s)
+        if self.backend.timeline is not None:
+            self.note("host", step, part, start_s)
         return seconds, stats
 
     def note(self, track: str, step: Step, part: Part, start_s: float) -> None:
@@ -136,11 +137,12 @@ class StepRunner:
         """Begin a product on a backend (None: on the host); see `Backend.begin`."""
         backend = self._host if backend is None else backend
         x = part.operands[step.x]
-        weights = (
-            backend.prepare(part.operands[step.w], ranges=self.ranges.get(step.name))
-            if step.dynamic
-            else self._static(step, backend)
-        )
+        if not step.dynamic:
+            weights = self._static(step, backend)
+        elif backend.is_optical:
+            weights = backend.prepare(part.operands[step.w], ranges=self.ranges.get(step.name))
+        else:  # nothing to encode, and no range
+            weights = part.operands[step.w]
         address = Address(step.name, part.row_ids.of(x))
         details = None if backend.timeline is None else details_of(step, part.number)
         try:
