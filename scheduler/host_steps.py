@@ -1,22 +1,26 @@
-"""The digital operations between products, shared by all families, in numpy float32.
+"""The digital operations between products, shared by all families, in float32.
 
 Each is registered by name with its operations per value of the result, for the account of time. A
 step may overwrite its first operand when `scratch` is true, since no later step reads it then.
-Elementwise operations run in blocks that stay in cache.
+Elementwise operations run in blocks that stay in cache. With numba (the extra `fast`), the loops
+of `compiled_steps` replace those of numpy; they differ by float32 rounding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 
 from ..instruments import InputError
+from ..instruments.environment import COMPILED
 
 _BLOCK = 1 << 15  # values per block
+_FLOAT = np.dtype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,24 @@ def host_step(operations: float) -> Callable[[Callable[..., Any]], Callable[...,
         return call
 
     return register
+
+
+@cache
+def _loops() -> Any:
+    """Return the module of compiled loops, imported when a step first needs it; None without."""
+    return import_module(".compiled_steps", __package__) if COMPILED else None
+
+
+def _loops_for(*arrays: np.ndarray) -> Any:
+    """Return the compiled loops if they can take these arrays, and None otherwise."""
+    for array in arrays:
+        if array.dtype is not _FLOAT or not array.flags.c_contiguous or not array.size:
+            return None
+    return _loops()
+
+
+def _rows(x: np.ndarray) -> np.ndarray:
+    return x.reshape(-1, x.shape[-1])
 
 
 # ---------------------------------------------------------------- embedding and layout
@@ -89,6 +111,8 @@ def split_heads(x: np.ndarray, *, heads: int, first: int = 0, width: int = 0) ->
     """Return columns first:first + width of x [B, T, d] as heads [B, heads, T, width / heads]."""
     part = x[..., first : first + width] if width else x
     batch, tokens, columns = part.shape
+    if tokens == 1:  # the same numbers in the same order
+        return np.ascontiguousarray(part).reshape(batch, heads, 1, columns // heads)
     split = part.reshape(batch, tokens, heads, columns // heads).transpose(0, 2, 1, 3)
     return np.ascontiguousarray(split)
 
@@ -140,8 +164,13 @@ def layer_norm(
     x: np.ndarray, *, weight: np.ndarray, bias: np.ndarray | None = None, epsilon: float
 ) -> np.ndarray:
     """Normalise the last axis to mean 0 and variance 1, then scale and shift."""
-    result = x - x.mean(axis=-1, keepdims=True)
     width = x.shape[-1]
+    loops = None if weight.shape != (width,) else _loops_for(x, weight)
+    if loops is not None and (bias is None or bias.shape == weight.shape):
+        result = np.empty(x.shape, dtype=np.float32)
+        loops.layer_norm(_rows(x), weight, bias, epsilon, _rows(result))
+        return result
+    result = x - x.mean(axis=-1, keepdims=True)
     variance = np.einsum("...k,...k->...", result, result)[..., None] / np.float32(width)
     result *= 1 / np.sqrt(variance + np.float32(epsilon))
     result *= weight
@@ -153,8 +182,13 @@ def layer_norm(
 @host_step(operations=5)
 def rms_norm(x: np.ndarray, *, weight: np.ndarray, epsilon: float) -> np.ndarray:
     """Divide the last axis by its root mean square, then scale."""
+    loops = None if weight.shape != x.shape[-1:] else _loops_for(x, weight)
+    if loops is not None:
+        result = np.empty(x.shape, dtype=np.float32)
+        loops.rms_norm(_rows(x), weight, epsilon, _rows(result))
+        return result
     square = np.einsum("...k,...k->...", x, x)[..., None] / np.float32(x.shape[-1])
-    result: np.ndarray = x * (1 / np.sqrt(square + np.float32(epsilon)))
+    result = x * (1 / np.sqrt(square + np.float32(epsilon)))
     result *= weight
     return result
 
@@ -179,13 +213,26 @@ def add_residual(
 @host_step(operations=10)
 def activate(x: np.ndarray, *, function: str, scratch: bool = False) -> np.ndarray:
     """Apply an activation function by name (see `ACTIVATIONS`)."""
-    return _blockwise(ACTIVATIONS[function], x, scratch)
+    call = ACTIVATIONS[function]
+    result = x if scratch and x.flags.c_contiguous else np.array(x, order="C")
+    loop = getattr(_loops_for(result), call.__name__, None)
+    if loop is None:
+        _blockwise(call, result)
+    else:
+        loop(_rows(result))
+    return result
 
 
 @host_step(operations=11)
 def gate(x: np.ndarray, up: np.ndarray, *, function: str, scratch: bool = False) -> np.ndarray:
     """Return activation(x) * up, the gated MLP of Llama."""
-    result = _blockwise(ACTIVATIONS[function], x, scratch)
+    if ACTIVATIONS[function] is silu and x.shape == up.shape:
+        loops = _loops_for(x, up)
+        if loops is not None:
+            result = x if scratch else x.copy()
+            loops.gate_silu(_rows(result), _rows(up))
+            return result
+    result = activate(x, function=function, scratch=scratch)
     result *= up
     return result
 
@@ -237,9 +284,8 @@ def sigmoid(x: np.ndarray) -> None:
     np.reciprocal(x, out=x)
 
 
-Activation = Callable[[np.ndarray], object]  # writes its result into its argument
-
-ACTIVATIONS: dict[str, Activation] = {
+# They write their result into their argument. A loop of `compiled_steps` has the same name.
+ACTIVATIONS: dict[str, Callable[[np.ndarray], object]] = {
     "gelu": gelu,
     "gelu_fast": gelu_tanh,
     "gelu_new": gelu_tanh,
@@ -254,13 +300,11 @@ ACTIVATIONS: dict[str, Activation] = {
 NON_NEGATIVE_ACTIVATIONS = frozenset({"relu", "relu6", "sigmoid"})
 
 
-def _blockwise(function: Activation, x: np.ndarray, scratch: bool) -> np.ndarray:
-    result = x if scratch and x.flags.c_contiguous else np.array(x, order="C")
-    flat = result.reshape(-1)
+def _blockwise(function: Callable[[np.ndarray], object], x: np.ndarray) -> None:
+    flat = x.reshape(-1)
     with np.errstate(over="ignore"):  # exp may overflow: the quotient is then zero, as it should
         for first in range(0, flat.size, _BLOCK):
             function(flat[first : first + _BLOCK])
-    return result
 
 
 # ---------------------------------------------------------------- attention
@@ -306,7 +350,15 @@ def softmax(
     scratch: bool = False,
 ) -> np.ndarray:
     """Return softmax(scale scores + mask) over the last axis; rows are (group, token)."""
-    result: np.ndarray = np.multiply(scores, np.float32(scale), out=scores if scratch else None)
+    keys = scores.shape[-1]
+    seen = np.zeros((1, 1, 1, keys), dtype=np.float32) if mask is None else mask
+    loops = _loops_for(scores, seen)
+    if loops is not None and _is_mask_of(scores, seen, groups):
+        result = scores if scratch else scores.copy()
+        batch = 1 if mask is None else len(scores)
+        loops.softmax(result.reshape(batch, -1, keys), seen[:, 0], scale)
+        return result
+    result = np.multiply(scores, np.float32(scale), out=scores if scratch else None)
     if mask is not None:
         apart = result.reshape(*result.shape[:2], groups, -1, result.shape[-1])
         apart += mask[:, :, None]
@@ -314,6 +366,16 @@ def softmax(
     np.exp(result, out=result)
     result /= result.sum(axis=-1, keepdims=True)
     return result
+
+
+def _is_mask_of(scores: np.ndarray, mask: np.ndarray, groups: int) -> bool:
+    """Return whether a mask is [B or 1, 1, T, keys] for these scores, or one row for all."""
+    batch, heads, tokens, keys = mask.shape if mask.ndim == 4 else (0, 0, 0, 0)
+    if (batch, heads, tokens, keys) == (1, 1, 1, scores.shape[-1]):
+        return True
+    rows = scores.shape[2] if scores.ndim == 4 else 0
+    wanted = (groups * tokens, scores.shape[-1])
+    return heads == 1 and batch in (1, len(scores)) and (rows, keys) == wanted
 
 
 @host_step(operations=3)
@@ -327,6 +389,11 @@ def rotary(
     factors : [e / 2], divisors of the pairs' frequencies (rope_freqs of GGUF files)
     """
     cosine, sine = rotations(x.shape[-1], past, x.shape[2], base, factors, **scaling)
+    loops = _loops_for(x)
+    if loops is not None and x.ndim == 4:
+        result = np.empty(x.shape, dtype=np.float32)
+        loops.rotary(x.reshape(-1, *x.shape[2:]), cosine, sine, result.reshape(-1, *x.shape[2:]))
+        return result
     half = x.shape[-1] // 2
     low, high = x[..., :half], x[..., half:]
     result = np.empty_like(x)

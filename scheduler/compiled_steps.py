@@ -1,0 +1,203 @@
+"""Loops of the host steps, compiled by numba (the extra `fast`); imported only with numba.
+
+Each function agrees with its numpy counterpart in `host_steps` to float32 rounding, and reads and
+writes every number once. A loop never crosses a row, so that the bits of a row do not depend on
+the batch or the block around it.
+"""
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from ..instruments.environment import compiled
+
+# sums may use all lanes of a vector; NaN and infinity keep their meaning
+_OPTIONS = {"error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz"}}
+_compiled = compiled(**_OPTIONS)
+_inlined = compiled(**_OPTIONS, inline="always")
+_float = np.float32
+
+
+@intrinsic
+def _as_float(context: Any, bits: Any) -> Any:
+    """Return the float32 with the bits of an int32."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.FloatType())
+
+    return types.float32(types.int32), build
+
+
+@_inlined
+def _exp(x: Any) -> Any:
+    """Return exp(x), with a relative error of at most 2e-7; 0 below -87, infinity above 88.37.
+
+    x = n ln 2 + r, exp(r) is the polynomial of Cephes' `expf`, and 2^n is made of bits.
+    """
+    clipped = min(max(x, _float(-87)), _float(89))
+    n = np.rint(clipped * _float(1.44269504))
+    r = clipped - n * _float(0.693359375) + n * _float(2.12194440e-4)
+    p = _float(1.9875691500e-4)
+    p = p * r + _float(1.3981999507e-3)
+    p = p * r + _float(8.3334519073e-3)
+    p = p * r + _float(4.1665795894e-2)
+    p = p * r + _float(1.6666665459e-1)
+    p = p * r + _float(5.0000001201e-1)
+    p = p * r * r + r + _float(1)
+    result = p * _as_float((np.int32(n) + np.int32(127)) << np.int32(23))
+    return result if x >= _float(-87) else _float(0)
+
+
+# --- norms ---------------------------------------------------------------------------------------
+
+
+@_compiled
+def layer_norm(x: Any, weight: Any, bias: Any, epsilon: float, result: Any) -> None:
+    """Normalise rows of x [n, K] to mean 0 and variance 1, scale and shift them.
+
+    Parameters
+    ----------
+    bias : [K] or None
+    result : [n, K]
+    """
+    n, width = x.shape
+    for i in range(n):
+        row, out = x[i], result[i]
+        total = _float(0)
+        for k in range(width):
+            total += row[k]
+        mean = total / _float(width)
+        square = _float(0)
+        for k in range(width):
+            apart = row[k] - mean
+            square += apart * apart
+        scale = _float(1) / np.sqrt(square / _float(width) + _float(epsilon))
+        if bias is None:
+            for k in range(width):
+                out[k] = (row[k] - mean) * scale * weight[k]
+        else:
+            for k in range(width):
+                out[k] = (row[k] - mean) * scale * weight[k] + bias[k]
+
+
+@_compiled
+def rms_norm(x: Any, weight: Any, epsilon: float, result: Any) -> None:
+    """Divide rows of x [n, K] by their root mean square, and scale them, into result [n, K]."""
+    n, width = x.shape
+    for i in range(n):
+        row, out = x[i], result[i]
+        square = _float(0)
+        for k in range(width):
+            square += row[k] * row[k]
+        scale = _float(1) / np.sqrt(square / _float(width) + _float(epsilon))
+        for k in range(width):
+            out[k] = row[k] * scale * weight[k]
+
+
+# --- activations, in place -----------------------------------------------------------------------
+
+
+@_compiled
+def gelu(x: Any) -> None:
+    """Write x Phi(x) into x [n, K]; erf by Abramowitz and Stegun 7.1.26 (error below 1.5e-7)."""
+    n, width = x.shape
+    for i in range(n):
+        row = x[i]
+        for k in range(width):
+            number = row[k]
+            size = abs(number)
+            t = _float(1) / (_float(1) + _float(0.3275911 / np.sqrt(2)) * size)
+            tail = _float(1.061405429 / 2) * t - _float(1.453152027 / 2)
+            tail = tail * t + _float(1.421413741 / 2)
+            tail = tail * t - _float(0.284496736 / 2)
+            tail = (tail * t + _float(0.254829592 / 2)) * t
+            tail *= _exp(_float(-0.5) * size * size) * size
+            row[k] = max(number, _float(0)) - tail
+
+
+@_compiled
+def gelu_tanh(x: Any) -> None:
+    """Write x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2 into x [n, K]."""
+    n, width = x.shape
+    for i in range(n):
+        row = x[i]
+        for k in range(width):
+            number = row[k]
+            cubic = _float(2 * 0.7978845608 * 0.044715) * number * number
+            row[k] = number / (_float(1) + _exp(-number * (cubic + _float(2 * 0.7978845608))))
+
+
+@_compiled
+def silu(x: Any) -> None:
+    """Write x / (1 + exp(-x)) into x [n, K]."""
+    n, width = x.shape
+    for i in range(n):
+        row = x[i]
+        for k in range(width):
+            row[k] = row[k] / (_float(1) + _exp(-row[k]))
+
+
+@_compiled
+def gate_silu(x: Any, up: Any) -> None:
+    """Write up x / (1 + exp(-x)) into x [n, K]; `up` [n, K]. The gate of Llama's MLP."""
+    n, width = x.shape
+    for i in range(n):
+        row, other = x[i], up[i]
+        for k in range(width):
+            row[k] = row[k] / (_float(1) + _exp(-row[k])) * other[k]
+
+
+# --- attention -----------------------------------------------------------------------------------
+
+
+@_compiled
+def softmax(scores: Any, mask: Any, scale: float) -> None:
+    """Write softmax(scale scores + mask) over the last axis into the scores.
+
+    Keys after the last one that a row attends to are not computed: they are 0.
+
+    Parameters
+    ----------
+    scores : [B, rows, keys]; rows are (head, group, token)
+    mask : [B or 1, tokens, keys]
+    """
+    batch, rows, keys = scores.shape
+    masks, tokens, _ = mask.shape
+    factor, magnitude = _float(scale), np.int32(0x7FFFFFFF)
+    for b in range(batch):
+        for i in range(rows):
+            row, added = scores[b, i], mask[min(b, masks - 1), i % tokens]
+            count = keys
+            while count and added[count - 1] == -np.inf:
+                count -= 1
+            for k in range(count):
+                row[k] = row[k] * factor + added[k]
+            pattern, most = row.view(np.int32), -magnitude - np.int32(1)
+            for k in range(count):  # these keys have the order of the values
+                most = max(most, pattern[k] ^ ((pattern[k] >> np.int32(31)) & magnitude))
+            largest = _as_float(most ^ ((most >> np.int32(31)) & magnitude))
+            total = _float(0)
+            for k in range(count):
+                row[k] = _exp(row[k] - largest)
+                total += row[k]
+            inverse = _float(1) / total
+            for k in range(count):
+                row[k] *= inverse
+            row[count:] = _float(0)
+
+
+@_compiled
+def rotary(x: Any, cosine: Any, sine: Any, result: Any) -> None:
+    """Rotate pairs (i, i + e / 2) of x [n, T, e] by the angles of cosine and sine [T, e / 2]."""
+    n, tokens, width = x.shape
+    half = width // 2
+    for i in range(n):
+        for t in range(tokens):
+            row, out, cos, sin = x[i, t], result[i, t], cosine[t], sine[t]
+            for k in range(half):
+                low, high = row[k], row[half + k]
+                out[k] = low * cos[k] - high * sin[k]
+                out[half + k] = high * cos[k] + low * sin[k]
