@@ -154,25 +154,38 @@ def gate_silu(x: Any, up: Any) -> None:
 
 
 @_compiled
+def _seen_keys(mask: Any) -> Any:
+    """Return the number of keys up to the last that a row attends to, in whole vectors of 16."""
+    masks, tokens, keys = mask.shape
+    counts = np.empty((masks, tokens), np.int64)
+    for m in range(masks):
+        for t in range(tokens):
+            count = keys
+            while count and mask[m, t, count - 1] == -np.inf:
+                count -= 1
+            counts[m, t] = min(keys, (count + 15) // 16 * 16)
+    return counts
+
+
+@_compiled
 def softmax(scores: Any, mask: Any, scale: float) -> None:
     """Write softmax(scale scores + mask) over the last axis into the scores.
 
-    Keys after the last one that a row attends to are not computed: they are 0.
+    Most keys after the last one that a row attends to are not computed: they are 0.
 
     Parameters
     ----------
     scores : [B, rows, keys]; rows are (head, group, token)
     mask : [B or 1, tokens, keys]
     """
-    batch, rows, keys = scores.shape
+    batch, rows, _ = scores.shape
     masks, tokens, _ = mask.shape
     factor, magnitude = _float(scale), np.int32(0x7FFFFFFF)
+    counts = _seen_keys(mask)
     for b in range(batch):
+        of_mask = min(b, masks - 1)
         for i in range(rows):
-            row, added = scores[b, i], mask[min(b, masks - 1), i % tokens]
-            count = keys
-            while count and added[count - 1] == -np.inf:
-                count -= 1
+            row, added, count = scores[b, i], mask[of_mask, i % tokens], counts[of_mask, i % tokens]
             for k in range(count):
                 row[k] = row[k] * factor + added[k]
             pattern, most = row.view(np.int32), -magnitude - np.int32(1)
@@ -191,13 +204,19 @@ def softmax(scores: Any, mask: Any, scale: float) -> None:
 
 @_compiled
 def rotary(x: Any, cosine: Any, sine: Any, result: Any) -> None:
-    """Rotate pairs (i, i + e / 2) of x [n, T, e] by the angles of cosine and sine [T, e / 2]."""
-    n, tokens, width = x.shape
+    """Rotate pairs (i, i + e / 2) of x [B, T, H, e] into result [B, H, T, e].
+
+    Parameters
+    ----------
+    cosine, sine : [T, e / 2], of the angles of the tokens
+    """
+    batch, tokens, heads, width = x.shape
     half = width // 2
-    for i in range(n):
-        for t in range(tokens):
-            row, out, cos, sin = x[i, t], result[i, t], cosine[t], sine[t]
-            for k in range(half):
-                low, high = row[k], row[half + k]
-                out[k] = low * cos[k] - high * sin[k]
-                out[half + k] = high * cos[k] + low * sin[k]
+    for b in range(batch):
+        for h in range(heads):
+            for t in range(tokens):
+                row, out, cos, sin = x[b, t, h], result[b, h, t], cosine[t], sine[t]
+                for k in range(half):
+                    low, high = row[k], row[half + k]
+                    out[k] = low * cos[k] - high * sin[k]
+                    out[half + k] = high * cos[k] + low * sin[k]

@@ -55,7 +55,7 @@ def _loops() -> Any:
 def _loops_for(*arrays: np.ndarray) -> Any:
     """Return the compiled loops if they can take these arrays, and None otherwise."""
     for array in arrays:
-        if array.dtype is not _FLOAT or not array.flags.c_contiguous or not array.size:
+        if array.dtype != _FLOAT or not array.flags.c_contiguous or not array.size:
             return None
     return _loops()
 
@@ -108,13 +108,13 @@ def embed_patches(
 
 @host_step(operations=0)
 def split_heads(x: np.ndarray, *, heads: int, first: int = 0, width: int = 0) -> np.ndarray:
-    """Return columns first:first + width of x [B, T, d] as heads [B, heads, T, width / heads]."""
+    """Return columns first:first + width of x [B, T, d] as heads [B, heads, T, width / heads].
+
+    They are a view, since the next step reads them once.
+    """
     part = x[..., first : first + width] if width else x
     batch, tokens, columns = part.shape
-    if tokens == 1:  # the same numbers in the same order
-        return np.ascontiguousarray(part).reshape(batch, heads, 1, columns // heads)
-    split = part.reshape(batch, tokens, heads, columns // heads).transpose(0, 2, 1, 3)
-    return np.ascontiguousarray(split)
+    return part.reshape(batch, tokens, heads, columns // heads).transpose(0, 2, 1, 3)
 
 
 @host_step(operations=0)
@@ -389,10 +389,11 @@ def rotary(
     factors : [e / 2], divisors of the pairs' frequencies (rope_freqs of GGUF files)
     """
     cosine, sine = rotations(x.shape[-1], past, x.shape[2], base, factors, **scaling)
-    loops = _loops_for(x)
-    if loops is not None and x.ndim == 4:
+    by_token = np.swapaxes(x, 1, 2)  # as heads lie in memory after `split_heads`
+    loops = _loops_for(by_token)
+    if loops is not None:
         result = np.empty(x.shape, dtype=np.float32)
-        loops.rotary(x.reshape(-1, *x.shape[2:]), cosine, sine, result.reshape(-1, *x.shape[2:]))
+        loops.rotary(by_token, cosine, sine, result)
         return result
     half = x.shape[-1] // 2
     low, high = x[..., :half], x[..., half:]
