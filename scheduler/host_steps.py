@@ -141,7 +141,7 @@ def append_state(new: np.ndarray, state: State) -> np.ndarray:
 @host_step(operations=0)
 def transpose(x: np.ndarray) -> np.ndarray:
     """Swap the last two axes (a view): values as the weights of attention x V."""
-    return np.swapaxes(x, -1, -2)
+    return x.swapaxes(-1, -2)
 
 
 @host_step(operations=0)
@@ -328,6 +328,9 @@ def attention_mask(
     mask : float32 [B, 1, T, past + T], or [1, 1, T, past + T] where all lengths are full
     """
     count = tokens.shape[1]
+    is_full = bool((lengths >= count).all())
+    if count == 1 and is_full and (not window or window > past):  # it attends to all keys
+        return np.zeros((1, 1, 1, past + 1), dtype=np.float32)
     keys = np.arange(past + count)
     seen = np.ones((1, 1, count, past + count), dtype=bool)
     queries = keys[past:, None]
@@ -335,7 +338,7 @@ def attention_mask(
         seen &= keys <= queries
     if window:
         seen &= keys > queries - window
-    if (lengths < count).any():
+    if not is_full:
         seen = seen & (keys < past + lengths[:, None])[:, None, None, :]
     return np.where(seen, np.float32(0), np.float32(-np.inf))
 
@@ -389,7 +392,7 @@ def rotary(
     factors : [e / 2], divisors of the pairs' frequencies (rope_freqs of GGUF files)
     """
     cosine, sine = rotations(x.shape[-1], past, x.shape[2], base, factors, **scaling)
-    by_token = np.swapaxes(x, 1, 2)  # as heads lie in memory after `split_heads`
+    by_token = x.swapaxes(1, 2)  # as heads lie in memory after `split_heads`
     loops = _loops_for(by_token)
     if loops is not None:
         result = np.empty(x.shape, dtype=np.float32)

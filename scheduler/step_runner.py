@@ -114,18 +114,19 @@ class StepRunner:
             found = step, check_step(step.step), {**named, **step.parameters}
             self._host_steps[id(step)] = found
         _, function, named = found
+        inputs, outputs = step.inputs, step.outputs
         if function.takes_scratch:
-            named["scratch"] = step.inputs[0] in ends
+            named["scratch"] = inputs[0] in ends
         try:
-            result = function.call(*[operands[name] for name in step.inputs], **named)
+            result = function.call(*[operands[name] for name in inputs], **named)
         except (ValueError, IndexError) as error:  # shapes that do not broadcast
             raise InputError(
                 f"{step.name}: {error}; the configuration and the weights do not match"
             ) from None
-        if len(step.outputs) == 1:
-            operands[step.outputs[0]] = result
+        if len(outputs) == 1:
+            operands[outputs[0]] = result
         else:
-            operands.update(zip(step.outputs, result, strict=True))
+            operands.update(zip(outputs, result, strict=True))
 
     def begin(
         self,
@@ -143,7 +144,8 @@ class StepRunner:
             weights = backend.prepare(part.operands[step.w], ranges=self.ranges.get(step.name))
         else:  # nothing to encode, and no range
             weights = part.operands[step.w]
-        address = Address(step.name, part.row_ids.of(x))
+        # exact products have no noise that an address would name
+        address = Address(step.name, part.row_ids.of(x)) if backend.is_optical else None
         details = None if backend.timeline is None else details_of(step, part.number)
         try:
             return backend.begin(x, weights, address, done, details)
