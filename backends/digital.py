@@ -74,13 +74,13 @@ class DigitalBackend(Backend):
         """Multiply x [..., N, K]; w has the same leading axes, or none."""
         weights = np.zeros(w.shape, dtype=np.float32) if w.content is None else w.content
         start = time.perf_counter()
-        if weights.ndim == 2:
-            rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
-            y = np.dot(rows, weights.T).reshape(*x.shape[:-1], len(weights))
-        else:
-            x = np.ascontiguousarray(x)  # heads far apart in memory would take twice the time
-            with np.errstate(invalid="ignore", over="ignore"):  # the product is checked
-                y = np.matmul(x, weights.swapaxes(-1, -2))
+        with np.errstate(invalid="ignore", over="ignore"):  # the product is checked
+            if weights.ndim == 2:
+                rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+                y = np.dot(rows, weights.T).reshape(*x.shape[:-1], len(weights))
+            else:
+                # heads that are far apart in memory would take twice the time
+                y = np.matmul(np.ascontiguousarray(x), weights.swapaxes(-1, -2))
         seconds = {"product": time.perf_counter() - start}
         return MatmulResult(y, Stats(macs=x.size * w.shape[-2], seconds=seconds))
 

@@ -1,8 +1,8 @@
 """Loops of the host steps, compiled by numba (the extra `fast`); imported only with numba.
 
-Each function agrees with its numpy counterpart in `host_steps` to float32 rounding, and reads and
-writes every number once. A loop never crosses a row, so that the bits of a row do not depend on
-the batch or the block around it.
+Each function performs the same float32 operations in the same order as its numpy counterpart in
+`host_steps`, and gives the same bits; it reads and writes every number once. No step adds up
+numbers of two rows, so that the bits of a row do not depend on the batch around it.
 """
 
 from typing import Any
@@ -14,11 +14,10 @@ from numba.extending import intrinsic
 
 from ..instruments.environment import compiled
 
-# sums may use all lanes of a vector; NaN and infinity keep their meaning
-_OPTIONS = {"error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz"}}
-_compiled = compiled(**_OPTIONS)
-_inlined = compiled(**_OPTIONS, inline="always")
+_compiled = compiled(error_model="numpy")
+_inlined = compiled(error_model="numpy", inline="always")
 _float = np.float32
+_LANES = 32
 
 
 @intrinsic
@@ -33,22 +32,36 @@ def _as_float(context: Any, bits: Any) -> Any:
 
 @_inlined
 def _exp(x: Any) -> Any:
-    """Return exp(x), with a relative error of at most 2e-7; 0 below -87, infinity above 88.37.
+    """Return exp(x); see `host_steps.exp`."""
+    t = min(max(x * _float(1.44269504), _float(-127)), _float(128))
+    n = np.rint(t)
+    t -= n
+    p = _float(1.3264685e-3) * t
+    p = (p + _float(9.6715158e-3)) * t
+    p = (p + _float(5.5507340e-2)) * t
+    p = (p + _float(2.4022242e-1)) * t
+    p = (p + _float(6.9314700e-1)) * t
+    return (p + _float(1)) * _as_float((np.int32(n) + np.int32(127)) << np.int32(23))
 
-    x = n ln 2 + r, exp(r) is the polynomial of Cephes' `expf`, and 2^n is made of bits.
-    """
-    clipped = min(max(x, _float(-87)), _float(89))
-    n = np.rint(clipped * _float(1.44269504))
-    r = clipped - n * _float(0.693359375) + n * _float(2.12194440e-4)
-    p = _float(1.9875691500e-4)
-    p = p * r + _float(1.3981999507e-3)
-    p = p * r + _float(8.3334519073e-3)
-    p = p * r + _float(4.1665795894e-2)
-    p = p * r + _float(1.6666665459e-1)
-    p = p * r + _float(5.0000001201e-1)
-    p = p * r * r + r + _float(1)
-    result = p * _as_float((np.int32(n) + np.int32(127)) << np.int32(23))
-    return result if x >= _float(-87) else _float(0)
+
+@_inlined
+def _sum(row: Any, lanes: Any) -> Any:
+    """Return the sum of a row [K]; see `host_steps.row_sums`. Lanes [32] are overwritten."""
+    width = len(row)
+    whole = width // _LANES * _LANES
+    for j in range(_LANES):
+        lanes[j] = _float(0)
+    for k in range(0, whole, _LANES):
+        for j in range(_LANES):
+            lanes[j] += row[k + j]
+    for j in range(width - whole):
+        lanes[j] += row[whole + j]
+    half = _LANES // 2
+    while half:
+        for j in range(half):
+            lanes[j] += lanes[j + half]
+        half //= 2
+    return lanes[0]
 
 
 # --- norms ---------------------------------------------------------------------------------------
@@ -64,35 +77,32 @@ def layer_norm(x: Any, weight: Any, bias: Any, epsilon: float, result: Any) -> N
     result : [n, K]
     """
     n, width = x.shape
+    lanes, squares = np.empty(_LANES, np.float32), np.empty(width, np.float32)
     for i in range(n):
         row, out = x[i], result[i]
-        total = _float(0)
+        mean = _sum(row, lanes) / _float(width)
         for k in range(width):
-            total += row[k]
-        mean = total / _float(width)
-        square = _float(0)
-        for k in range(width):
-            apart = row[k] - mean
-            square += apart * apart
-        scale = _float(1) / np.sqrt(square / _float(width) + _float(epsilon))
+            out[k] = row[k] - mean
+            squares[k] = out[k] * out[k]
+        scale = _float(1) / np.sqrt(_sum(squares, lanes) / _float(width) + _float(epsilon))
         if bias is None:
             for k in range(width):
-                out[k] = (row[k] - mean) * scale * weight[k]
+                out[k] = out[k] * scale * weight[k]
         else:
             for k in range(width):
-                out[k] = (row[k] - mean) * scale * weight[k] + bias[k]
+                out[k] = out[k] * scale * weight[k] + bias[k]
 
 
 @_compiled
 def rms_norm(x: Any, weight: Any, epsilon: float, result: Any) -> None:
     """Divide rows of x [n, K] by their root mean square, and scale them, into result [n, K]."""
     n, width = x.shape
+    lanes, squares = np.empty(_LANES, np.float32), np.empty(width, np.float32)
     for i in range(n):
         row, out = x[i], result[i]
-        square = _float(0)
         for k in range(width):
-            square += row[k] * row[k]
-        scale = _float(1) / np.sqrt(square / _float(width) + _float(epsilon))
+            squares[k] = row[k] * row[k]
+        scale = _float(1) / np.sqrt(_sum(squares, lanes) / _float(width) + _float(epsilon))
         for k in range(width):
             out[k] = row[k] * scale * weight[k]
 
@@ -102,7 +112,7 @@ def rms_norm(x: Any, weight: Any, epsilon: float, result: Any) -> None:
 
 @_compiled
 def gelu(x: Any) -> None:
-    """Write x Phi(x) into x [n, K]; erf by Abramowitz and Stegun 7.1.26 (error below 1.5e-7)."""
+    """Write x Phi(x) into x [n, K]; see `host_steps.gelu`."""
     n, width = x.shape
     for i in range(n):
         row = x[i]
@@ -110,11 +120,12 @@ def gelu(x: Any) -> None:
             number = row[k]
             size = abs(number)
             t = _float(1) / (_float(1) + _float(0.3275911 / np.sqrt(2)) * size)
-            tail = _float(1.061405429 / 2) * t - _float(1.453152027 / 2)
-            tail = tail * t + _float(1.421413741 / 2)
-            tail = tail * t - _float(0.284496736 / 2)
-            tail = (tail * t + _float(0.254829592 / 2)) * t
-            tail *= _exp(_float(-0.5) * size * size) * size
+            tail = _float(1.061405429 / 2) * t
+            tail = (tail + _float(-1.453152027 / 2)) * t
+            tail = (tail + _float(1.421413741 / 2)) * t
+            tail = (tail + _float(-0.284496736 / 2)) * t
+            tail = (tail + _float(0.254829592 / 2)) * t
+            tail = tail * _exp(_float(-0.5) * number * number) * size
             row[k] = max(number, _float(0)) - tail
 
 
@@ -126,8 +137,9 @@ def gelu_tanh(x: Any) -> None:
         row = x[i]
         for k in range(width):
             number = row[k]
-            cubic = _float(2 * 0.7978845608 * 0.044715) * number * number
-            row[k] = number / (_float(1) + _exp(-number * (cubic + _float(2 * 0.7978845608))))
+            u = number * number * _float(-2 * 0.7978845608 * 0.044715)
+            u = (u - _float(2 * 0.7978845608)) * number
+            row[k] = number / (_exp(u) + _float(1))
 
 
 @_compiled
@@ -137,7 +149,7 @@ def silu(x: Any) -> None:
     for i in range(n):
         row = x[i]
         for k in range(width):
-            row[k] = row[k] / (_float(1) + _exp(-row[k]))
+            row[k] = row[k] / (_exp(-row[k]) + _float(1))
 
 
 @_compiled
@@ -147,7 +159,7 @@ def gate_silu(x: Any, up: Any) -> None:
     for i in range(n):
         row, other = x[i], up[i]
         for k in range(width):
-            row[k] = row[k] / (_float(1) + _exp(-row[k])) * other[k]
+            row[k] = row[k] / (_exp(-row[k]) + _float(1)) * other[k]
 
 
 # --- attention -----------------------------------------------------------------------------------
@@ -181,7 +193,7 @@ def softmax(scores: Any, mask: Any, scale: float) -> None:
     batch, rows, _ = scores.shape
     masks, tokens, _ = mask.shape
     factor, magnitude = _float(scale), np.int32(0x7FFFFFFF)
-    counts = _seen_keys(mask)
+    counts, lanes = _seen_keys(mask), np.empty(_LANES, np.float32)
     for b in range(batch):
         of_mask = min(b, masks - 1)
         for i in range(rows):
@@ -192,11 +204,9 @@ def softmax(scores: Any, mask: Any, scale: float) -> None:
             for k in range(count):  # these keys have the order of the values
                 most = max(most, pattern[k] ^ ((pattern[k] >> np.int32(31)) & magnitude))
             largest = _as_float(most ^ ((most >> np.int32(31)) & magnitude))
-            total = _float(0)
             for k in range(count):
                 row[k] = _exp(row[k] - largest)
-                total += row[k]
-            inverse = _float(1) / total
+            inverse = _float(1) / _sum(row[:count], lanes)
             for k in range(count):
                 row[k] *= inverse
             row[count:] = _float(0)

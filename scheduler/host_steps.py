@@ -3,7 +3,8 @@
 Each is registered by name with its operations per value of the result, for the account of time. A
 step may overwrite its first operand when `scratch` is true, since no later step reads it then.
 Elementwise operations run in blocks that stay in cache. With numba (the extra `fast`), the loops
-of `compiled_steps` replace those of numpy; they differ by float32 rounding.
+of `compiled_steps` replace those of numpy, with the same bits: exponentials and sums are written
+out here, because those of numpy depend on the processor.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from ..instruments import InputError
 from ..instruments.environment import COMPILED
 
 _BLOCK = 1 << 15  # values per block
+_LANES = 32  # partial sums of a row
 _FLOAT = np.dtype(np.float32)
 
 
@@ -62,6 +64,50 @@ def _loops_for(*arrays: np.ndarray) -> Any:
 
 def _rows(x: np.ndarray) -> np.ndarray:
     return x.reshape(-1, x.shape[-1])
+
+
+# ---------------------------------------------------------------- arithmetic of the steps
+
+
+def exp(x: np.ndarray) -> None:
+    """Write exp(x) into x: 0 below -87.7, infinity above 88.4.
+
+    exp(x) = 2^n 2^t with t in [-1/2, 1/2]; 2^n is made of its bits. The polynomial is the minimax
+    one of 2^t, with a relative error of 2e-7; rounding x log2(e) adds 8e-8 |x|.
+    """
+    x *= np.float32(1.44269504)
+    np.maximum(x, -127, out=x)
+    np.minimum(x, 128, out=x)
+    n = np.rint(x)
+    x -= n
+    p = x * np.float32(1.3264685e-3)
+    for coefficient in _EXP:
+        p += coefficient
+        p *= x
+    p += 1
+    power = n.astype(np.int32)
+    power += 127
+    power <<= 23
+    np.multiply(p, power.view(np.float32), out=x)
+
+
+_EXP = tuple(np.float32(c) for c in (9.6715158e-3, 5.5507340e-2, 2.4022242e-1, 6.9314700e-1))
+
+
+def row_sums(x: np.ndarray) -> np.ndarray:
+    """Return the sums of the last axis of x [..., K]: [..., 1].
+
+    Number k is added to partial sum k modulo 32, in order, and halves of those are added up.
+    """
+    whole = x.shape[-1] // _LANES * _LANES
+    lanes = np.zeros((*x.shape[:-1], _LANES), dtype=np.float32)
+    if whole:
+        np.add.reduce(x[..., :whole].reshape(*x.shape[:-1], -1, _LANES), axis=-2, out=lanes)
+    lanes[..., : x.shape[-1] - whole] += x[..., whole:]
+    while lanes.shape[-1] > 1:
+        half = lanes.shape[-1] // 2
+        lanes = lanes[..., :half] + lanes[..., half:]
+    return lanes
 
 
 # ---------------------------------------------------------------- embedding and layout
@@ -170,8 +216,8 @@ def layer_norm(
         result = np.empty(x.shape, dtype=np.float32)
         loops.layer_norm(_rows(x), weight, bias, epsilon, _rows(result))
         return result
-    result = x - x.mean(axis=-1, keepdims=True)
-    variance = np.einsum("...k,...k->...", result, result)[..., None] / np.float32(width)
+    result = x - row_sums(x) / np.float32(width)
+    variance = row_sums(result * result) / np.float32(width)
     result *= 1 / np.sqrt(variance + np.float32(epsilon))
     result *= weight
     if bias is not None:
@@ -187,7 +233,7 @@ def rms_norm(x: np.ndarray, *, weight: np.ndarray, epsilon: float) -> np.ndarray
         result = np.empty(x.shape, dtype=np.float32)
         loops.rms_norm(_rows(x), weight, epsilon, _rows(result))
         return result
-    square = np.einsum("...k,...k->...", x, x)[..., None] / np.float32(x.shape[-1])
+    square = row_sums(x * x) / np.float32(x.shape[-1])
     result = x * (1 / np.sqrt(square + np.float32(epsilon)))
     result *= weight
     return result
@@ -251,7 +297,10 @@ def gelu(x: np.ndarray) -> None:
     for coefficient in (-1.453152027, 1.421413741, -0.284496736, 0.254829592):
         tail += np.float32(coefficient / 2)
         tail *= t
-    tail *= np.exp(np.float32(-0.5) * x * x)
+    power = np.float32(-0.5) * x
+    power *= x
+    exp(power)
+    tail *= power
     tail *= size
     np.maximum(x, 0, out=x)
     x -= tail
@@ -263,7 +312,7 @@ def gelu_tanh(x: np.ndarray) -> None:
     u *= np.float32(-2 * 0.7978845608 * 0.044715)
     u -= np.float32(2 * 0.7978845608)
     u *= x
-    np.exp(u, out=u)
+    exp(u)
     u += 1
     x /= u
 
@@ -271,7 +320,7 @@ def gelu_tanh(x: np.ndarray) -> None:
 def silu(x: np.ndarray) -> None:
     """Write x / (1 + exp(-x)) into x."""
     u = np.negative(x)
-    np.exp(u, out=u)
+    exp(u)
     u += 1
     x /= u
 
@@ -279,7 +328,7 @@ def silu(x: np.ndarray) -> None:
 def sigmoid(x: np.ndarray) -> None:
     """Write 1 / (1 + exp(-x)) into x."""
     np.negative(x, out=x)
-    np.exp(x, out=x)
+    exp(x)
     x += 1
     np.reciprocal(x, out=x)
 
@@ -302,7 +351,8 @@ NON_NEGATIVE_ACTIVATIONS = frozenset({"relu", "relu6", "sigmoid"})
 
 def _blockwise(function: Callable[[np.ndarray], object], x: np.ndarray) -> None:
     flat = x.reshape(-1)
-    with np.errstate(over="ignore"):  # exp may overflow: the quotient is then zero, as it should
+    # a product may overflow: the quotient is then zero, as it should; the last result is checked
+    with np.errstate(over="ignore", invalid="ignore"):
         for first in range(0, flat.size, _BLOCK):
             function(flat[first : first + _BLOCK])
 
@@ -366,8 +416,9 @@ def softmax(
         apart = result.reshape(*result.shape[:2], groups, -1, result.shape[-1])
         apart += mask[:, :, None]
     result -= result.max(axis=-1, keepdims=True)
-    np.exp(result, out=result)
-    result /= result.sum(axis=-1, keepdims=True)
+    result = np.ascontiguousarray(result)
+    _blockwise(exp, result)
+    result *= 1 / row_sums(result)
     return result
 
 
