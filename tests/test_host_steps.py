@@ -77,7 +77,7 @@ STEPS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "softmax without mask": lambda x: steps.softmax(x[:, None], scale=30.0),
     "rotary": lambda x: steps.rotary(steps.split_heads(x, heads=3, width=66), 4, base=1e4),
 }
-TOKENS, WIDTH = 5, 77  # two vectors of 32, and a rest
+TOKENS, WIDTH = 5, 333  # ten vectors of 32, and a rest
 W = np.linspace(-2, 2, WIDTH, dtype=np.float32)
 CAUSAL = steps.attention_mask(
     np.zeros((3, TOKENS)), np.full(3, TOKENS), WIDTH - TOKENS, causal=True, window=40
