@@ -52,14 +52,17 @@ class DigitalBackend(Backend):
         self._check_operands(x, w)
         if at is not None:
             check_row_count(x, at)
-        result = self._matmul(x, w, at or _UNNAMED)
+        matrices, shape = math.prod(w.shape[:-2]), (*x.shape[:-1], w.shape[-2])
+        rows = math.prod(x.shape[:-1]) // max(matrices, 1)
+        result = self._matmul(x.reshape(matrices, rows, x.shape[-1]), w, at or _UNNAMED)
         y = result.y
-        if y.size and not _is_finite(y, y.ndim > 1 and not is_prepared):
+        if y.size and not _is_finite(y, not is_prepared):
             check_finite(x, "x")
             check_finite(w.content, "weights")
         if done is not None:
             done()
-        return lambda: result
+        finished = MatmulResult(y.reshape(shape), result.stats)
+        return lambda: finished
 
     def _wrapped(self, weights: np.ndarray) -> PreparedWeights:
         return PreparedWeights(weights.shape, weights, maker=self._maker)
@@ -71,16 +74,15 @@ class DigitalBackend(Backend):
         return weights
 
     def _matmul(self, x: np.ndarray, w: PreparedWeights, at: Address) -> MatmulResult:
-        """Multiply x [..., N, K]; w has the same leading axes, or none."""
         weights = np.zeros(w.shape, dtype=np.float32) if w.content is None else w.content
         start = time.perf_counter()
         with np.errstate(invalid="ignore", over="ignore"):  # the product is checked
             if weights.ndim == 2:
-                rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
-                y = np.dot(rows, weights.T).reshape(*x.shape[:-1], len(weights))
+                y = np.dot(x[0], weights.T)[None]
             else:
                 # heads that are far apart in memory would take twice the time
-                y = np.matmul(np.ascontiguousarray(x), weights.swapaxes(-1, -2))
+                stacked = weights.reshape(len(x), *weights.shape[-2:])
+                y = np.matmul(np.ascontiguousarray(x), stacked.swapaxes(-1, -2))
         seconds = {"product": time.perf_counter() - start}
         return MatmulResult(y, Stats(macs=x.size * w.shape[-2], seconds=seconds))
 

@@ -1,8 +1,8 @@
 """Loops of the host steps, compiled by numba (the extra `fast`); imported only with numba.
 
 Each function performs the same float32 operations in the same order as its numpy counterpart in
-`host_steps` or `activations`, and gives the same bits. It reads and writes every number once. No
-step adds up numbers of two rows, so that the bits of a row do not depend on the batch around it.
+`host_steps`, and gives the same bits. It reads and writes every number once. No step adds up
+numbers of two rows, so that the bits of a row do not depend on the batch around it.
 """
 
 from typing import Any
@@ -32,7 +32,7 @@ def _as_float(context: Any, bits: Any) -> Any:
 
 @_inlined
 def _exp(x: Any) -> Any:
-    """Return exp(x); see `activations.exp`."""
+    """Return exp(x); see `host_steps.exp`."""
     t = min(max(x * _float(1.44269504), _float(-127)), _float(128))
     n = np.rint(t)
     t -= n
@@ -46,7 +46,7 @@ def _exp(x: Any) -> Any:
 
 @_inlined
 def _sum(row: Any, lanes: Any) -> Any:
-    """Return the sum of a row [K]; see `activations.row_sums`. Lanes [32] are overwritten."""
+    """Return the sum of a row [K]; see `host_steps.row_sums`. Lanes [32] are overwritten."""
     width = len(row)
     whole = width // _LANES * _LANES
     for j in range(_LANES):
@@ -112,7 +112,7 @@ def rms_norm(x: Any, weight: Any, epsilon: float, result: Any) -> None:
 
 @_compiled
 def gelu(x: Any) -> None:
-    """Write x Phi(x) into x [n, K]; see `activations.gelu`."""
+    """Write x Phi(x) into x [n, K]; see `host_steps.gelu`."""
     n, width = x.shape
     for i in range(n):
         row = x[i]

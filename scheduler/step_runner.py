@@ -144,8 +144,7 @@ class StepRunner:
             weights = backend.prepare(part.operands[step.w], ranges=self.ranges.get(step.name))
         else:  # nothing to encode, and no range
             weights = part.operands[step.w]
-        # exact products have no noise that an address would name
-        address = Address(step.name, part.row_ids.of(x)) if backend.is_optical else None
+        address = Address(step.name, part.row_ids.of(x))
         details = None if backend.timeline is None else details_of(step, part.number)
         try:
             return backend.begin(x, weights, address, done, details)

@@ -6,7 +6,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from ...instruments import InputError
 from ...scheduler import BATCH, NEW, PAST, Program, ProgramBuilder, shape
-from ...scheduler.activations import ACTIVATIONS, NON_NEGATIVE_ACTIVATIONS
+from ...scheduler.host_steps import ACTIVATIONS, NON_NEGATIVE_ACTIVATIONS
 
 SCORES_MASK = "attention.mask"
 MOST_LAYERS = 10_000  # a program of more layers would take over a minute to write
