@@ -296,7 +296,7 @@ class Backend(ABC):
             empty = MatmulResult(np.zeros(shape, dtype=np.float32), Stats())
             done()
             return lambda: empty
-        matrices = int(np.prod(leading)) if leading else 1
+        matrices = math.prod(leading)
         rows = _row_ids(x, at, matrices)
         stacked = x.reshape(matrices, rows.shape[1], length)
         try:
@@ -467,20 +467,25 @@ def check_finite(array: np.ndarray, name: str) -> None:
         )
 
 
-def _row_ids(x: np.ndarray, at: Address, matrices: int) -> np.ndarray:
-    """Return the address' row ids as contiguous, writeable uint64 [matrices, N].
+def check_row_count(x: np.ndarray, at: Address) -> None:
+    """Check that an address names as many rows as x [..., K] has.
 
     Raises
     ------
-    InputError : when the address does not name every row of x
+    InputError : when it does not
     """
-    rows, wanted = np.asarray(at.rows, dtype=np.uint64), x.shape[:-1]
-    if rows.shape != wanted and int(np.prod(rows.shape)) != int(np.prod(wanted)):
+    shape, wanted = np.shape(at.rows), x.shape[:-1]
+    if shape != wanted and math.prod(shape) != math.prod(wanted):
         raise InputError(
-            f"the address {at.matmul!r} names rows of shape {rows.shape}, but x has rows {wanted}; "
+            f"the address {at.matmul!r} names rows of shape {shape}, but x has rows {wanted}; "
             "give one id per row"
         )
-    rows = rows.reshape(matrices, -1)
+
+
+def _row_ids(x: np.ndarray, at: Address, matrices: int) -> np.ndarray:
+    """Return the address' row ids as contiguous, writeable uint64 [matrices, N]."""
+    check_row_count(x, at)
+    rows = np.asarray(at.rows, dtype=np.uint64).reshape(matrices, -1)
     if not (rows.flags.c_contiguous and rows.flags.writeable):
         rows = np.require(rows, requirements=["C", "W"])
     return rows

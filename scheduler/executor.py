@@ -174,12 +174,11 @@ class Executor(StepRunner):
         for index, (step, ends) in enumerate(zip(program.steps, program.last_uses, strict=True)):
             backend = self.backend if step.name in placed else None
             for part in parts:
-                node = index, part.number
-                if record is not None and node in record.done:
+                if record is not None and (index, part.number) in record.done:
                     continue
                 seconds, stats = self.run_whole(step, part, ends, backend)
                 if record is not None:
-                    record.keep(node, part.operands, seconds, stats)
+                    record.keep((index, part.number), part.operands, seconds, stats)
                 for operand in ends:
                     part.operands.pop(operand, None)
 

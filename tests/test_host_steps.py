@@ -1,6 +1,7 @@
 """The digital steps against their definitions."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
 
@@ -61,6 +62,76 @@ def test_norms() -> None:
     np.testing.assert_allclose(result, exact * weight, atol=5e-6)
 
 
+STEPS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "layer_norm": lambda x: steps.layer_norm(x, weight=W, bias=W, epsilon=1e-5),
+    "layer_norm without bias": lambda x: steps.layer_norm(x, weight=W, epsilon=1e-5),
+    "rms_norm": lambda x: steps.rms_norm(x, weight=W, epsilon=1e-5),
+    "gelu": lambda x: steps.activate(x, function="gelu"),
+    "gelu_new": lambda x: steps.activate(x, function="gelu_new"),
+    "silu": lambda x: steps.activate(x, function="silu"),
+    "gate": lambda x: steps.gate(x, x[..., ::-1].copy(), function="silu"),
+    "softmax": lambda x: steps.softmax(x[:, None], CAUSAL, scale=3.0),
+    "softmax of groups": lambda x: steps.softmax(
+        np.concatenate([x, 2 * x], axis=1)[:, None], CAUSAL, scale=3.0, groups=2
+    ),
+    "softmax without mask": lambda x: steps.softmax(x[:, None], scale=30.0),
+    "rotary": lambda x: steps.rotary(steps.split_heads(x, heads=3, width=66), 4, base=1e4),
+}
+TOKENS, WIDTH = 5, 333  # ten vectors of 32, and a rest
+W = np.linspace(-2, 2, WIDTH, dtype=np.float32)
+CAUSAL = steps.attention_mask(
+    np.zeros((3, TOKENS)), np.full(3, TOKENS), WIDTH - TOKENS, causal=True, window=40
+)
+
+
+def activations() -> np.ndarray:
+    return 3 * np.random.default_rng(5).standard_normal((3, TOKENS, WIDTH), dtype=np.float32)
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_compiled_and_numpy_steps_give_the_same_bits(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # a machine without numba has the same results, only later
+    pytest.importorskip("numba", reason="needs the extra 'fast'")
+    compiled = STEPS[name](activations())
+    monkeypatch.setattr(steps, "_loops", lambda: None)
+    np.testing.assert_array_equal(STEPS[name](activations()), compiled)
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_row_has_the_same_bits_in_every_batch(name: str) -> None:
+    x = activations()
+    together = STEPS[name](x)
+    for row in range(3):
+        np.testing.assert_array_equal(STEPS[name](x[row : row + 1])[0], together[row])
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_numbers_that_are_not_finite_stay_visible(name: str) -> None:
+    # the result of a pass is checked; a step that hid them would let a wrong number out
+    x = activations()
+    x[1, TOKENS - 1, 50] = np.nan
+    with np.errstate(invalid="ignore"):
+        result = STEPS[name](x)
+    assert np.isnan(result[1]).any() and np.isfinite(result[[0, 2]]).all()
+
+
+def test_exponentials_are_exact_to_float32() -> None:
+    x = np.linspace(-87, 0, 100_001, dtype=np.float32)
+    pairs = np.stack([x, np.zeros_like(x)], axis=1)[None, None]
+    exact = 1 / (1 + np.exp(-x.astype(np.float64)))
+    error = steps.softmax(pairs, scale=1.0)[0, 0, :, 0] / exact - 1
+    assert (np.abs(error) < 3e-7 + 8e-8 * np.abs(x)).all()
+
+
+@pytest.mark.parametrize("step", [steps.layer_norm, steps.rms_norm])
+def test_weights_of_another_length_are_refused(step: Callable[..., np.ndarray]) -> None:
+    # a compiled loop checks no bounds
+    with pytest.raises(ValueError, match="broadcast"):
+        step(activations(), weight=W[:-1], epsilon=1e-5)
+
+
 def test_masks() -> None:
     tokens = np.zeros((2, 3))
     causal = steps.attention_mask(tokens, np.array([3, 3]), 1, causal=True)
@@ -70,6 +141,10 @@ def test_masks() -> None:
     assert np.isfinite(padded).sum() == 9 + 3
     window = steps.attention_mask(tokens, np.array([3, 3]), 0, causal=True, window=2)
     assert np.isfinite(window[0, 0]).sum(axis=1).tolist() == [1, 2, 2]
+    one = np.zeros((2, 1))
+    for options, seen in (({}, 5), ({"window": 5}, 5), ({"window": 4}, 4)):
+        mask = steps.attention_mask(one, np.array([1, 1]), 4, causal=True, **options)
+        assert mask.shape == (1, 1, 1, 5) and np.isfinite(mask).sum() == seen
 
 
 def test_rotation_keeps_length_and_depends_on_distance_alone() -> None:
