@@ -7,6 +7,7 @@ Not here: single steps (`step_runner`), overlap of light and host (`pipeline`), 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
@@ -198,12 +199,13 @@ class Executor(StepRunner):
         stop = len(wanted) - wanted[::-1].index(True) if any(wanted) else 0
         part = Part(0, operands, sizes, RowIds(sizes, np.arange(sizes["batch"])))
         ranges: dict[str, Ranges] = {}
-        for step, ends in zip(program.steps[:stop], program.last_uses[:stop], strict=True):
+        last_uses = replace(program, states=()).last_uses  # no pass follows that needs the states
+        for step, ends in zip(program.steps[:stop], last_uses[:stop], strict=True):
             if isinstance(step, HostStep):
                 self.run_host(step, operands, ends)
+            elif step.name in placed:
+                ranges[step.name], operands[step.y] = self.observe(step, operands)
             else:
-                if step.name in placed:
-                    ranges[step.name] = self.observe(step, operands)
                 operands[step.y] = self.begin(step, part)().y
             for operand in ends:
                 operands.pop(operand, None)

@@ -23,6 +23,7 @@ from .graph import StepRecord
 from .host_steps import HostFunction, check_step
 from .micro_batch import Part, details_of
 from .program import HostStep, OpticalMatmul, Step, evaluate, shape
+from .weight_store import WeightStore, lend, table
 
 RANGE_MARGIN = 1.5  # times the largest value in calibration
 WEIGHT_MARGIN = 1.1  # the same for the scale of keys and values
@@ -41,7 +42,7 @@ class StepRunner:
     records : of all steps so far, by name
     """
 
-    def __init__(self, backend: Backend, weights: Mapping[str, np.ndarray]) -> None:
+    def __init__(self, backend: Backend, weights: WeightStore) -> None:
         self.backend = backend
         self.weights = weights
         self.ranges: dict[str, Ranges] = {}
@@ -109,8 +110,12 @@ class StepRunner:
         """
         found = self._host_steps.get(id(step))
         if found is None:
-            named: dict[str, Any] = {k: self.weights[name] for k, name in step.weights.items()}
-            found = step, check_step(step.step), {**named, **step.parameters}
+            function = check_step(step.step)
+            named: dict[str, Any] = {
+                key: table(self.weights, name) if key in function.tables else self.weights[name]
+                for key, name in step.weights.items()
+            }
+            found = step, function, {**named, **step.parameters}
             self._host_steps[id(step)] = found
         _, function, named = found
         if function.takes_scratch:
@@ -148,13 +153,23 @@ class StepRunner:
         except InputError as error:
             raise InputError(f"{step.name}: {error}") from None
 
-    def observe(self, step: OpticalMatmul, operands: Mapping[str, Any]) -> Ranges:
-        """Return the ranges that one product needs, from the operands of a calibration pass."""
+    def observe(
+        self, step: OpticalMatmul, operands: Mapping[str, Any]
+    ) -> tuple[Ranges, np.ndarray]:
+        """Return the ranges that one product needs and its digital result.
+
+        Parameters
+        ----------
+        operands : of a calibration pass
+        """
         x, backend = operands[step.x], self.backend
         if not step.dynamic:
-            prepared = self._static(step, backend)
+            with lend(self.weights, step.w) as array:  # once, for light and for the host
+                weight = _as_operand(step, array)
+                self._prepared[step.name] = prepared = backend.prepare(weight)
+                y = self._host.matmul(x, weight).y
             largest = backend.observe(x, prepared, None)[0]
-            return Ranges(_with_margin(largest, backend.profile.readout_range))
+            return Ranges(_with_margin(largest, backend.profile.readout_range)), y
         w = operands[step.w]
         # fixed axes of a dynamic operand: its heads, and its outputs unless they are tokens
         tokens = not step.w_shape[-2].is_fixed
@@ -171,24 +186,30 @@ class StepRunner:
             largest = largest.max(axis=2, keepdims=True)
         if not step.w_shape[-1].is_fixed:
             largest = largest.max(axis=1, keepdims=True)
-        return Ranges(_with_margin(largest, backend.profile.readout_range), scale)
+        ranges = Ranges(_with_margin(largest, backend.profile.readout_range), scale)
+        return ranges, self._host.matmul(x, w).y
 
     def _static(self, step: OpticalMatmul, backend: Backend) -> PreparedWeights:
         if backend is self._host:  # a view, checked when it was read: no copy is kept
-            weight = _weight(step, self.weights)
+            weight = _as_operand(step, self.weights[step.w])
             return PreparedWeights(weight.shape, weight, maker=self._host.name)
         prepared = self._prepared.get(step.name)
         ranges = self.ranges.get(step.name)
         if prepared is None:
-            prepared = backend.prepare(_weight(step, self.weights), ranges=ranges)
+            if backend.is_optical:  # encoded; what a digital backend keeps is the weight itself
+                with lend(self.weights, step.w) as array:
+                    prepared = backend.prepare(_as_operand(step, array), ranges=ranges)
+            else:
+                weight = _as_operand(step, self.weights[step.w])
+                prepared = backend.prepare(weight, ranges=ranges)
         elif prepared.ranges is not ranges:
             prepared = replace(prepared, ranges=ranges)
         self._prepared[step.name] = prepared
         return prepared
 
 
-def _weight(step: OpticalMatmul, weights: Mapping[str, np.ndarray]) -> np.ndarray:
-    array = weights[step.w]
+def _as_operand(step: OpticalMatmul, array: np.ndarray) -> np.ndarray:
+    """Return a stored weight as the operand [M, K] of its product."""
     array = array.reshape(len(array), -1) if array.ndim > 2 else array
     array = array.T if step.transposed else array
     if array.shape != evaluate(step.w_shape, {}):
