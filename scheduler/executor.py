@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..backends import Backend, Ranges
+from .cached_ranges import load_ranges, ranges_key, store_ranges
 from .costs import BenchModel
 from .host_steps import State
 from .journal.pass_record import PassRecord, described_steps
@@ -188,13 +189,32 @@ class Executor(StepRunner):
         """Fix read-out ranges and the scales of dynamic operands from a pass over other data.
 
         The pass is digital; for each product that goes to light the backend returns the largest
-        noise-free value that its converter would read. Masked positions are left out.
+        noise-free value that its converter would read. Masked positions are left out. The ranges
+        of an earlier run over the same weights, constants and data are taken from the cache.
         """
         if not self.backend.needs_ranges:
             return
-        operands = {**inputs, **{name: State() for name in program.states}}
         self.decide(program, sizes)
         placed = self._placement(program)
+        key = ranges_key(self.backend, self.weights, program, placed, inputs)
+        found = load_ranges(key, [step.name for step in program.matmuls if step.name in placed])
+        if found is None:
+            found = self._observed(program, placed, inputs, sizes)
+            store_ranges(key, found)
+        self.ranges = found  # all at once: an interrupted pass leaves none
+        for step in program.matmuls:  # encoded here, so that no measured pass includes it
+            if step.name in placed and not step.dynamic:
+                self._static(step, self.backend)
+
+    def _observed(
+        self,
+        program: Program,
+        placed: frozenset[str],
+        inputs: Mapping[str, Any],
+        sizes: dict[str, int],
+    ) -> dict[str, Ranges]:
+        """Return the ranges of all products on light, from a digital pass."""
+        operands = {**inputs, **{name: State() for name in program.states}}
         wanted = [step.name in placed for step in program.steps]
         stop = len(wanted) - wanted[::-1].index(True) if any(wanted) else 0
         part = Part(0, operands, sizes, RowIds(sizes, np.arange(sizes["batch"])))
@@ -209,7 +229,7 @@ class Executor(StepRunner):
                 operands[step.y] = self.begin(step, part)().y
             for operand in ends:
                 operands.pop(operand, None)
-        self.ranges = ranges  # all at once: an interrupted pass leaves none
+        return ranges
 
     def _placement(self, program: Program) -> frozenset[str]:
         found = self._placed.get(id(program))

@@ -1,0 +1,101 @@
+"""Keys of what is computed from a model's weights and kept between runs.
+
+A key follows from everything that the bits may depend on: the content of the weights, the constants
+of the backend, the code of lightloom, the libraries, and the processor. It names no path and no
+time, so that a file may move, and a file that changed is never taken for the old one.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterable
+from contextlib import suppress
+from functools import cache
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..backends import Backend, mock_path
+from ..instruments.cache_folder import key_of
+from ..instruments.environment import THREAD_LIMITS, thread_count
+from ..instruments.version import VERSION, version_of
+from .weight_store import WeightStore, digest
+
+_ROOMS = ("backends", "models", "scheduler")  # whose code a number depends on
+_WORDS = {"name", "title", "sources", "years"}  # of a profile: they change no number
+
+
+def content_key(
+    backend: Backend, weights: WeightStore, names: Iterable[str], **others: Any
+) -> str | None:
+    """Return the key of what a backend computes from weights; None where it cannot be kept.
+
+    Parameters
+    ----------
+    names : of the weights
+    others : what else it follows from, as JSON
+    """
+    kind = type(backend)
+    if not kind.__module__.startswith(__name__.partition(".")[0] + "."):
+        return None  # of another package, whose code may change without a new version
+    contents = {name: digest(weights, name) for name in names}
+    if None in contents.values():
+        return None
+    return key_of(
+        {
+            "weights": {name: content.hex() for name, content in contents.items() if content},
+            "backend": f"{kind.__module__}.{kind.__qualname__}",
+            "profile": backend.profile.model_dump(mode="json", exclude=_WORDS),
+            "lightloom": [VERSION, _code()],
+            "machine": _machine(),
+            "threads": [thread_count(), *(os.environ.get(name) for name in THREAD_LIMITS)],
+            **others,
+        }
+    )
+
+
+def content_of(operands: Iterable[Any]) -> str:
+    """Return a digest of numbers and arrays, with their types and shapes."""
+    state = blake2b(digest_size=32)
+    for operand in operands:
+        array = np.asarray(operand)
+        state.update(f"{array.dtype.str} {array.shape} ".encode())
+        state.update(array.tobytes())
+    return state.hexdigest()
+
+
+@cache
+def _code() -> str:
+    """Return a digest of the code in the rooms that compute: a checkout keeps its version."""
+    root, state = Path(__file__).parents[1], blake2b(digest_size=32)
+    for room in _ROOMS:
+        for path in sorted((root / room).rglob("*.py")):
+            content = path.read_bytes()
+            state.update(f"{path.relative_to(root).as_posix()} {len(content)} ".encode())
+            state.update(content)
+    return state.hexdigest()
+
+
+@cache
+def _machine() -> dict[str, Any]:
+    """Return what float32 sums depend on: libraries, processor, and the path of the mock."""
+    numpy = np.show_config(mode="dicts")
+    return {
+        "versions": {name: version_of(name) for name in ("numpy", "numba", "onnxruntime")},
+        "python": platform.python_version(),
+        "blas": {k: str(v) for k, v in numpy["Build Dependencies"]["blas"].items()},
+        "processor": [platform.system(), platform.machine(), _processor(), os.cpu_count()],
+        "instructions": numpy["SIMD Extensions"].get("found", []),
+        "path": mock_path(),
+    }
+
+
+def _processor() -> str:
+    with suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() if platform.system() != "Linux" else ""
