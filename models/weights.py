@@ -20,11 +20,12 @@ from typing import Any
 
 import numpy as np
 
+from ..backends.base import check_finite
 from ..instruments import InputError
 from .config_keys import read_json
 
 _TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
-_PART = 1 << 20  # values converted at a time, to avoid large temporary arrays
+_PART = 1 << 16  # values converted at a time: temporary arrays stay in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -122,11 +123,13 @@ class Weights(Mapping[str, np.ndarray]):
         return self.stored[name]
 
     def _checked(self, name: str, array: np.ndarray) -> np.ndarray:
-        with np.errstate(over="ignore", invalid="ignore"):
-            finite = np.isfinite(array.sum(dtype=np.float64))
-        if not finite:
+        try:
+            check_finite(array, name)
+        except InputError:
             shown = self.stored[name].name or name
-            raise InputError(f"{self.source}: tensor {shown!r} holds NaN or infinite values")
+            raise InputError(
+                f"{self.source}: tensor {shown!r} holds NaN or infinite values"
+            ) from None
         return array
 
     def __contains__(self, name: object) -> bool:
@@ -253,8 +256,10 @@ def mapped_tensor(
         result = np.empty((len(stored), int(np.prod(shape)) // max(len(stored), 1)), np.float32)
         step = max(1, _PART // max(result.shape[1], 1))
         for first in range(0, len(stored), step):
-            result[first : first + step] = expand(stored[first : first + step])
-        release()  # the stored form is not needed again
+            part = stored[first : first + step]
+            result[first : first + step] = expand(part)
+            begin = span[0] + first * stored.strides[0]
+            file.release(begin, begin + part.nbytes)  # the stored form is not needed again
         return result.reshape(shape)
 
     def content() -> tuple[bytes, memoryview]:
