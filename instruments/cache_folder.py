@@ -12,7 +12,7 @@ import secrets
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -34,6 +34,7 @@ _DIGEST = 32  # bytes of BLAKE2b at the end of an entry
 _ALIGNED = 64
 _NAMES = re.compile(r"[a-z]+-[0-9a-f]{32}\.cache|\.[a-z]+-[0-9a-f]{32}\.[0-9a-f]{8}\.draft")
 _DRAFT_AGE_S = 3600.0  # after which nobody writes a draft any more
+Arrays = Mapping[str, np.ndarray]
 _said: set[tuple[Path, str]] = set()
 
 
@@ -41,6 +42,24 @@ def open_cache() -> "CacheFolder | None":
     """Return the cache of this user; None where it is off, or there is no home folder."""
     folder = cache_path()
     return None if folder is None else _opened(folder)
+
+
+def kept(kind: str, key: str | None, compute: Callable[[], Arrays]) -> Arrays:
+    """Return arrays that an earlier run kept; otherwise compute them, and keep them.
+
+    Parameters
+    ----------
+    kind : of entry, in small letters, such as "ranges"
+    key : of everything that the arrays follow from; None keeps nothing
+    """
+    cache = open_cache()
+    if cache is None or key is None:
+        return compute()
+    found: Arrays | None = cache.load(kind, key)
+    if found is None:
+        found = compute()
+        cache.store(kind, key, found)
+    return found
 
 
 @lru_cache
@@ -121,7 +140,7 @@ class CacheFolder:
             os.utime(place)  # used now
         return arrays
 
-    def store(self, kind: str, key: str, arrays: Mapping[str, np.ndarray]) -> None:
+    def store(self, kind: str, key: str, arrays: Arrays) -> None:
         """Keep arrays; where that is not possible, say so once."""
         if not self._can_write:
             return
@@ -187,7 +206,7 @@ class CacheFolder:
             )
 
 
-def _packed(kind: str, key: str, arrays: Mapping[str, np.ndarray]) -> Iterator[bytes | memoryview]:
+def _packed(kind: str, key: str, arrays: Arrays) -> Iterator[bytes | memoryview]:
     """Yield the parts of an entry: what it is, its arrays, and a digest of all that."""
     places, at = {}, 0
     for name, array in arrays.items():

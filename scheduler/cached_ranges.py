@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from ..backends import Backend, Ranges
-from ..instruments.cache_folder import open_cache
+from ..instruments.cache_folder import cache_path, kept
 from .content_keys import content_key, content_of
 from .journal.pass_record import described_steps
 from .program import Program
 from .weight_store import WeightStore
 
-_KIND = "ranges"
+_READOUT, _WEIGHT = " readout", " weight"  # of a product, as names of arrays
 
 
 def ranges_key(
@@ -31,32 +31,24 @@ def ranges_key(
     placed : products on light
     inputs : operands of the calibration pass
     """
-    if open_cache() is None:
+    if cache_path() is None:  # a digest of all weights would be of no use
         return None
     digest, _ = described_steps(program, placed)
     named = {name: content_of([value]) for name, value in inputs.items()}
     return content_key(backend, weights, program.weight_shapes, program=digest, inputs=named)
 
 
-def load_ranges(key: str | None, products: Collection[str]) -> dict[str, Ranges] | None:
-    """Return the ranges of products by name; None where they are not there."""
-    cache = open_cache()
-    found = None if cache is None or key is None else cache.load(_KIND, key)
-    if found is None or {name.rpartition(" ")[0] for name in found} != set(products):
-        return None
-    return {
-        name: Ranges(found[f"{name} readout"], found.get(f"{name} weight")) for name in products
-    }
+def kept_ranges(key: str | None, compute: Callable[[], Mapping[str, Ranges]]) -> dict[str, Ranges]:
+    """Return the ranges of products that an earlier run kept, or compute and keep them."""
+    arrays = kept("ranges", key, lambda: _as_arrays(compute()))
+    names = [name.removesuffix(_READOUT) for name in arrays if name.endswith(_READOUT)]
+    return {name: Ranges(arrays[name + _READOUT], arrays.get(name + _WEIGHT)) for name in names}
 
 
-def store_ranges(key: str | None, ranges: Mapping[str, Ranges]) -> None:
-    """Keep ranges for the next run."""
-    cache = open_cache()
-    if cache is None or key is None:
-        return
+def _as_arrays(ranges: Mapping[str, Ranges]) -> dict[str, np.ndarray]:
     arrays: dict[str, np.ndarray] = {}
     for name, found in ranges.items():
-        arrays[f"{name} readout"] = found.readout
+        arrays[name + _READOUT] = found.readout
         if found.weight is not None:
-            arrays[f"{name} weight"] = found.weight
-    cache.store(_KIND, key, arrays)
+            arrays[name + _WEIGHT] = found.weight
+    return arrays

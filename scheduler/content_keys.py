@@ -24,6 +24,7 @@ from ..instruments.environment import THREAD_LIMITS, thread_count
 from ..instruments.version import VERSION, version_of
 from .weight_store import WeightStore, digest
 
+_BACKENDS = f"{__name__.partition('.')[0]}.backends."
 _ROOMS = ("backends", "models", "scheduler")  # whose code a number depends on
 _WORDS = {"name", "title", "sources", "years"}  # of a profile: they change no number
 
@@ -33,14 +34,19 @@ def content_key(
 ) -> str | None:
     """Return the key of what a backend computes from weights; None where it cannot be kept.
 
+    `cache_folder.kept` takes it. Encoded weights of one product, for example:
+
+        key = content_key(backend, weights, [step.w], transposed=step.transposed)
+        arrays = kept("encoded", key, encode)
+
     Parameters
     ----------
     names : of the weights
     others : what else it follows from, as JSON
     """
     kind = type(backend)
-    if not kind.__module__.startswith(__name__.partition(".")[0] + "."):
-        return None  # of another package, whose code may change without a new version
+    if not kind.__module__.startswith(_BACKENDS):
+        return None  # its code may change without a new version of lightloom
     contents = {name: digest(weights, name) for name in names}
     if None in contents.values():
         return None

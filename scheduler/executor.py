@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..backends import Backend, Ranges
-from .cached_ranges import load_ranges, ranges_key, store_ranges
+from .cached_ranges import kept_ranges, ranges_key
 from .costs import BenchModel
 from .host_steps import State
 from .journal.pass_record import PassRecord, described_steps
@@ -197,11 +197,8 @@ class Executor(StepRunner):
         self.decide(program, sizes)
         placed = self._placement(program)
         key = ranges_key(self.backend, self.weights, program, placed, inputs)
-        found = load_ranges(key, [step.name for step in program.matmuls if step.name in placed])
-        if found is None:
-            found = self._observed(program, placed, inputs, sizes)
-            store_ranges(key, found)
-        self.ranges = found  # all at once: an interrupted pass leaves none
+        # all at once: an interrupted pass leaves none
+        self.ranges = kept_ranges(key, lambda: self._observed(program, placed, inputs, sizes))
         for step in program.matmuls:  # encoded here, so that no measured pass includes it
             if step.name in placed and not step.dynamic:
                 self._static(step, self.backend)
