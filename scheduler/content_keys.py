@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from ..backends import Backend, mock_path
+from ..backends import Backend
 from ..instruments.cache_folder import key_of
-from ..instruments.environment import THREAD_LIMITS, thread_count
+from ..instruments.environment import COMPILED, THREAD_LIMITS, thread_count
 from ..instruments.version import VERSION, version_of
 from .weight_store import WeightStore, digest
 
@@ -87,7 +87,7 @@ def _code() -> str:
 
 @cache
 def _machine() -> dict[str, Any]:
-    """Return what float32 sums depend on: libraries, processor, and the path of the mock."""
+    """Return what float32 sums depend on: libraries, processor, compiled loops."""
     numpy = np.show_config(mode="dicts")
     return {
         "versions": {name: version_of(name) for name in ("numpy", "numba", "onnxruntime")},
@@ -95,7 +95,7 @@ def _machine() -> dict[str, Any]:
         "blas": {k: str(v) for k, v in numpy["Build Dependencies"]["blas"].items()},
         "processor": [platform.system(), platform.machine(), _processor(), os.cpu_count()],
         "instructions": numpy["SIMD Extensions"].get("found", []),
-        "path": mock_path(),
+        "compiled": COMPILED,
     }
 
 
