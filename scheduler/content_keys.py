@@ -26,6 +26,11 @@ from .weight_store import WeightStore, digest
 
 _BACKENDS = f"{__name__.partition('.')[0]}.backends."
 _ROOMS = ("backends", "models", "scheduler")  # whose code a number depends on
+_LIBRARIES = ("numpy", "numba", "onnxruntime", "gguf")
+_VARIABLES = (  # that choose the number of threads, or other instructions
+    *THREAD_LIMITS,
+    *("OPENBLAS_CORETYPE", "NPY_DISABLE_CPU_FEATURES", "NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES"),
+)
 _WORDS = {"name", "title", "sources", "years"}  # of a profile: they change no number
 
 
@@ -57,7 +62,8 @@ def content_key(
             "profile": backend.profile.model_dump(mode="json", exclude=_WORDS),
             "lightloom": [VERSION, _code()],
             "machine": _machine(),
-            "threads": [thread_count(), *(os.environ.get(name) for name in THREAD_LIMITS)],
+            "threads": thread_count(),
+            "variables": [os.environ.get(name) for name in _VARIABLES],
             **others,
         }
     )
@@ -90,7 +96,7 @@ def _machine() -> dict[str, Any]:
     """Return what float32 sums depend on: libraries, processor, compiled loops."""
     numpy = np.show_config(mode="dicts")
     return {
-        "versions": {name: version_of(name) for name in ("numpy", "numba", "onnxruntime")},
+        "versions": {name: version_of(name) for name in _LIBRARIES},
         "python": platform.python_version(),
         "blas": {k: str(v) for k, v in numpy["Build Dependencies"]["blas"].items()},
         "processor": [platform.system(), platform.machine(), _processor(), os.cpu_count()],

@@ -155,7 +155,7 @@ def test_what_ranges_follow_from_is_in_the_key(
     assert len(computed) == 2
 
 
-@pytest.mark.parametrize("part", ["version", "code", "machine", "threads"])
+@pytest.mark.parametrize("part", ["version", "code", "machine", "threads", "kernel"])
 def test_another_version_or_machine_computes_its_own_ranges(
     references: Path,
     cache: CacheFolder,
@@ -172,8 +172,10 @@ def test_another_version_or_machine_computes_its_own_ranges(
             other.setattr(content_keys, "_code", lambda: "changed")
         elif part == "machine":
             other.setattr(content_keys, "_machine", lambda: {"processor": "another"})
-        else:
+        elif part == "threads":
             other.setattr(content_keys, "thread_count", lambda: 999)
+        else:
+            other.setenv("OPENBLAS_CORETYPE", "Nehalem")
         calibrated(load_model(references / "gpt2"))
         assert len(computed) == 2
     calibrated(load_model(references / "gpt2"))
