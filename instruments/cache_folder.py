@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from .environment import CACHE
+from .environment import CACHE, is_cache_on
 from .files import move
 from .text import say
 from .version import VERSION
@@ -70,8 +70,10 @@ def _opened(folder: Path) -> "CacheFolder":
 def cache_path() -> Path | None:
     """Return the folder of the cache: by LIGHTLOOM_CACHE, or the one that the system provides."""
     named = os.environ.get(CACHE, "").strip()
+    if not is_cache_on():
+        return None
     if named:
-        return None if named.lower() == "off" else Path(named).absolute()
+        return Path(named).absolute()
     try:
         if sys.platform == "win32":
             local = os.environ.get("LOCALAPPDATA")

@@ -50,6 +50,11 @@ def switch_cache_off() -> None:
     os.environ[CACHE] = "off"
 
 
+def is_cache_on() -> bool:
+    """Return whether something may be kept for the next start."""
+    return os.environ.get(CACHE, "").strip().lower() != "off"
+
+
 def thread_count() -> int:
     """Return the number of threads that a product may use.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import cache
 from hashlib import blake2b
@@ -22,7 +22,6 @@ from ..backends import Backend
 from ..instruments.cache_folder import key_of
 from ..instruments.environment import COMPILED, THREAD_LIMITS, thread_count
 from ..instruments.version import VERSION, version_of
-from .weight_store import WeightStore, digest
 
 _BACKENDS = f"{__name__.partition('.')[0]}.backends."
 _ROOMS = ("backends", "models", "scheduler")  # whose code a number depends on
@@ -35,7 +34,7 @@ _WORDS = {"name", "title", "sources", "years"}  # of a profile: they change no n
 
 
 def content_key(
-    backend: Backend, weights: WeightStore, names: Iterable[str], **others: Any
+    backend: Backend, weights: Mapping[str, np.ndarray], names: Iterable[str], **others: Any
 ) -> str | None:
     """Return the key of what a backend computes from weights; None where it cannot be kept.
 
@@ -46,18 +45,19 @@ def content_key(
 
     Parameters
     ----------
+    weights : whose content has a digest: those of a file
     names : of the weights
     others : what else it follows from, as JSON
     """
     kind = type(backend)
     if not kind.__module__.startswith(_BACKENDS):
         return None  # its code may change without a new version of lightloom
-    contents = {name: digest(weights, name) for name in names}
-    if None in contents.values():
+    digest: Any = getattr(weights, "digest", None)
+    if digest is None:
         return None
     return key_of(
         {
-            "weights": {name: content.hex() for name, content in contents.items() if content},
+            "weights": {name: digest(name).hex() for name in names},
             "backend": f"{kind.__module__}.{kind.__qualname__}",
             "profile": backend.profile.model_dump(mode="json", exclude=_WORDS),
             "lightloom": [VERSION, _code()],
@@ -69,13 +69,11 @@ def content_key(
     )
 
 
-def content_of(operands: Iterable[Any]) -> str:
-    """Return a digest of numbers and arrays, with their types and shapes."""
-    state = blake2b(digest_size=32)
-    for operand in operands:
-        array = np.asarray(operand)
-        state.update(f"{array.dtype.str} {array.shape} ".encode())
-        state.update(array.tobytes())
+def content_of(operand: Any) -> str:
+    """Return a digest of numbers, with their type and shape."""
+    array = np.asarray(operand)
+    state = blake2b(f"{array.dtype.str} {array.shape} ".encode(), digest_size=32)
+    state.update(array.tobytes())
     return state.hexdigest()
 
 

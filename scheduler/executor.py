@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..backends import Backend, Ranges
-from .cached_ranges import kept_ranges, ranges_key
+from ..instruments.environment import is_cache_on
+from .cached_ranges import kept_ranges
 from .costs import BenchModel
 from .host_steps import State
 from .journal.pass_record import PassRecord, described_steps
@@ -196,9 +197,15 @@ class Executor(StepRunner):
             return
         self.decide(program, sizes)
         placed = self._placement(program)
-        key = ranges_key(self.backend, self.weights, program, placed, inputs)
-        # all at once: an interrupted pass leaves none
-        self.ranges = kept_ranges(key, lambda: self._observed(program, placed, inputs, sizes))
+
+        def compute() -> dict[str, Ranges]:
+            return self._observed(program, placed, inputs, sizes)
+
+        if is_cache_on():
+            found = kept_ranges(self.backend, self.weights, program, placed, inputs, compute)
+        else:
+            found = compute()
+        self.ranges = found  # all at once: an interrupted pass leaves none
         for step in program.matmuls:  # encoded here, so that no measured pass includes it
             if step.name in placed and not step.dynamic:
                 self._static(step, self.backend)

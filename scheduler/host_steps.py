@@ -32,7 +32,7 @@ class HostFunction:
     call: Callable[..., Any]
     operations: float
     takes_scratch: bool
-    tables: tuple[str, ...]
+    tables: tuple[str, ...] = ()
 
 
 REGISTRY: dict[str, HostFunction] = {}

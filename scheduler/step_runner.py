@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +24,6 @@ from .graph import StepRecord
 from .host_steps import HostFunction, check_step
 from .micro_batch import Part, details_of
 from .program import HostStep, OpticalMatmul, Step, evaluate, shape
-from .weight_store import WeightStore, lend, table
 
 RANGE_MARGIN = 1.5  # times the largest value in calibration
 WEIGHT_MARGIN = 1.1  # the same for the scale of keys and values
@@ -34,7 +34,8 @@ class StepRunner:
 
     Parameters
     ----------
-    weights : name -> float32 array; looked up when a step needs it
+    weights : name -> float32 array; looked up when a step needs it. Weights of a file can also
+        `lend` one, look up rows by a `table`, and `digest` their content
 
     Attributes
     ----------
@@ -42,7 +43,7 @@ class StepRunner:
     records : of all steps so far, by name
     """
 
-    def __init__(self, backend: Backend, weights: WeightStore) -> None:
+    def __init__(self, backend: Backend, weights: Mapping[str, np.ndarray]) -> None:
         self.backend = backend
         self.weights = weights
         self.ranges: dict[str, Ranges] = {}
@@ -112,7 +113,7 @@ class StepRunner:
         if found is None:
             function = check_step(step.step)
             named: dict[str, Any] = {
-                key: table(self.weights, name) if key in function.tables else self.weights[name]
+                key: self._table(name) if key in function.tables else self.weights[name]
                 for key, name in step.weights.items()
             }
             found = step, function, {**named, **step.parameters}
@@ -164,7 +165,7 @@ class StepRunner:
         """
         x, backend = operands[step.x], self.backend
         if not step.dynamic:
-            with lend(self.weights, step.w) as array:  # once, for light and for the host
+            with self._lent(step.w) as array:  # once, for light and for the host
                 weight = _as_operand(step, array)
                 self._prepared[step.name] = prepared = backend.prepare(weight)
                 y = self._host.matmul(x, weight).y
@@ -189,6 +190,16 @@ class StepRunner:
         ranges = Ranges(_with_margin(largest, backend.profile.readout_range), scale)
         return ranges, self._host.matmul(x, w).y
 
+    def _lent(self, name: str) -> AbstractContextManager[np.ndarray]:
+        """Return a context that has a weight in memory, and keeps none that it had to convert."""
+        lend: Any = getattr(self.weights, "lend", None)
+        return nullcontext(self.weights[name]) if lend is None else lend(name)
+
+    def _table(self, name: str) -> Any:
+        """Return what looks up rows of a weight by `table[rows]`, if possible without all of it."""
+        table: Any = getattr(self.weights, "table", None)
+        return self.weights[name] if table is None else table(name)
+
     def _static(self, step: OpticalMatmul, backend: Backend) -> PreparedWeights:
         if backend is self._host:  # a view, checked when it was read: no copy is kept
             weight = _as_operand(step, self.weights[step.w])
@@ -197,7 +208,7 @@ class StepRunner:
         ranges = self.ranges.get(step.name)
         if prepared is None:
             if backend.is_optical:  # encoded; what a digital backend keeps is the weight itself
-                with lend(self.weights, step.w) as array:
+                with self._lent(step.w) as array:
                     prepared = backend.prepare(_as_operand(step, array), ranges=ranges)
             else:
                 weight = _as_operand(step, self.weights[step.w])
