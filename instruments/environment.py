@@ -1,4 +1,4 @@
-"""Threads of this process, and loops that numba compiles (extra `fast`).
+"""Threads and cache of this process, and loops that numba compiles (extra `fast`).
 
 Numerical libraries read their limits of threads at import: limit them before numpy is imported. The
 pool runs independent calls, and the caller executes calls as well. The pool therefore never waits
@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 COMPILED = find_spec("numba") is not None
 """Whether numba is installed, so that compiled loops replace the numpy ones."""
 
-_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+CACHE = "LIGHTLOOM_CACHE"
+"""Environment variable: another folder for the cache, or "off"."""
+
+THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _SPIN = "4"  # 2^4 cycles; the default of OpenBLAS, 2^26, occupies a core for 26 ms
 
 
@@ -37,9 +40,19 @@ def limit_threads(threads: int | None) -> None:
     if threads is None and os.environ.get("OMP_NUM_THREADS", "").isdigit():
         threads = int(os.environ["OMP_NUM_THREADS"])
     if threads is not None:
-        for variable in _LIMITS:
+        for variable in THREAD_LIMITS:
             os.environ[variable] = str(threads)
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", _SPIN)
+
+
+def switch_cache_off() -> None:
+    """Keep nothing for the next start, in this process and in those that it starts."""
+    os.environ[CACHE] = "off"
+
+
+def is_cache_on() -> bool:
+    """Return whether something may be kept for the next start."""
+    return os.environ.get(CACHE, "").strip().lower() != "off"
 
 
 def thread_count() -> int:

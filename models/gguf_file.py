@@ -1,18 +1,13 @@
 """GGUF files: their header checked, their tensors opened, their metadata as a config.json.
 
-Every count in the header is checked against the size of the file before the package `gguf` reads
-it, since that package trusts every count. Names and meanings are those of llama.cpp. The tokenizer
-is in `gguf_tokens`.
+Names and meanings are those of llama.cpp. The package `gguf` expands quantised tensors. The header
+is read in `gguf_header`, the tokenizer in `gguf_tokens`.
 """
 
-import contextlib
-import ctypes
 import math
-import mmap
 import re
-import struct
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +15,8 @@ import numpy as np
 
 from ..instruments import InputError
 from ..instruments.errors import import_extra
-from .weights import PART, Stored, Weights
+from .gguf_header import TensorEntry, read_header
+from .weights import MappedFile, Stored, Weights, mapped_tensor
 
 ARCHITECTURES = ("llama", "qwen2")
 _SPLIT = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf", re.IGNORECASE)
@@ -80,12 +76,6 @@ def open_gguf(path: Path) -> GgufModel:
     return GgufModel(renamed, document, biases, has_factors, metadata)
 
 
-def has_magic(path: Path) -> bool:
-    """Return whether a file begins with the magic bytes of GGUF."""
-    with path.open("rb") as file:
-        return file.read(4) == b"GGUF"
-
-
 def split_set(paths: list[Path]) -> Path | None:
     """Return the first file if all are parts of one split model, else None."""
     found = [_SPLIT.fullmatch(path.name) for path in paths]
@@ -128,182 +118,54 @@ def _read_parts(path: Path) -> tuple[Weights, dict[str, Any]]:
 def read_tensors(path: Path) -> tuple[Weights, dict[str, Any]]:
     """Open one file: tensors under their own names, and its metadata."""
     gguf = import_extra("gguf", "models", "reading GGUF files")
-    check_header(path)
-    try:
-        reader = gguf.GGUFReader(str(path))
-        metadata = {key: field.contents() for key, field in reader.fields.items() if field.types}
-        release = _releaser(reader.data)
-        swapped = reader.byte_order == "S"
-        stored = {
-            tensor.name: _stored(path, gguf, tensor, release, swapped) for tensor in reader.tensors
-        }
-    except (OSError, ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
-        why = "a tensor ends behind its end" if "reshape" in str(error) else error
-        raise InputError(f"{path} is not a complete GGUF file: {why}") from None
-    except Exception as error:  # the reader meets corrupt files with many kinds of exception
-        raise InputError(f"{path} is not a readable GGUF file: {type(error).__name__}") from None
-    if not stored and metadata.get("split.count", 0) in (0, 1):
+    header = read_header(path)
+    if not header.tensors and header.metadata.get("split.count", 0) in (0, 1):
         raise InputError(f"{path} holds no tensors")
-    del reader  # it holds an array for every word of the vocabulary
-    _return_free_memory()
-    return Weights(path, stored), metadata
-
-
-def _stored(
-    path: Path, gguf: Any, tensor: Any, release: Callable[[], None], swapped: bool
-) -> Stored:
-    shape = tuple(int(size) for size in tensor.shape[::-1])
-    kinds = gguf.GGMLQuantizationType
-
-    def read() -> np.ndarray:
-        if tensor.tensor_type in (kinds.F32, kinds.F16):
-            result = np.asarray(tensor.data).reshape(shape).astype(np.float32, copy=False)
-        elif swapped:
-            raise InputError(
-                f"{path}: tensor {tensor.name!r} is stored as {tensor.tensor_type.name} in "
-                "big-endian order, which lightloom reads for F32 and F16 only; convert the file "
-                "to little-endian"
-            )
-        else:
-            result = _dequantized(path, gguf, tensor, shape)
-        if result.base is None:
-            release()  # the stored form of a converted tensor is not needed again
-        return result
-
-    return Stored(shape, read, tensor.name)
-
-
-def _dequantized(path: Path, gguf: Any, tensor: Any, shape: tuple[int, ...]) -> np.ndarray:
-    stored = np.asarray(tensor.data).reshape(int(np.prod(shape[:-1])), -1)
-    result = np.empty((len(stored), shape[-1]), dtype=np.float32)
-    step = max(1, PART // shape[-1])
+    file = MappedFile(path)
     try:
-        for first in range(0, len(stored), step):
-            part = gguf.quants.dequantize(stored[first : first + step], tensor.tensor_type)
-            result[first : first + step] = part
-    except NotImplementedError:
-        raise InputError(
-            f"{path}: tensor {tensor.name!r} is stored as {tensor.tensor_type.name}, "
-            "which the package gguf cannot expand"
-        ) from None
-    result.shape = shape
-    return result
-
-
-def _return_free_memory() -> None:
-    """Return freed memory to the system, where the C library has a call for it (glibc)."""
-    with contextlib.suppress(OSError, AttributeError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-def _releaser(mapped: np.ndarray) -> Callable[[], None]:
-    """Return a function that lets the system drop the pages of a mapped file, if it can."""
-    pages: Any = mapped.base
-    advice = getattr(mmap, "MADV_DONTNEED", None)  # POSIX only; elsewhere pages go when needed
-    if advice is None or not isinstance(pages, mmap.mmap):
-        return lambda: None
-    return lambda: pages.madvise(advice)
-
-
-# ---------------------------------------------------------------- the header
-
-_SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # of plain values
-_STRING, _ARRAY = 8, 9
-_VERSIONS = (2, 3)
-_LEAST_PAIR, _LEAST_TENSOR = 13, 24  # bytes of the shortest pair of key and value, and tensor
-_MOST_AXES = 8
-_MOST_VALUES_PER_BYTE = 8
-
-
-def check_header(path: Path) -> None:
-    """Check each count of a GGUF header against the bytes that are left.
-
-    Raises
-    ------
-    InputError : for a file that is not GGUF, or is shorter than its counts
-    """
-    try:
-        if not has_magic(path):
-            raise InputError(f"{path} is not a GGUF file: it does not begin with GGUF")
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            _GgufHeader(data).walk()
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, struct.error) as error:
+        stored = {
+            tensor.name: _stored(path, gguf, tensor, file, header.order)
+            for tensor in header.tensors
+        }
+    except (ValueError, OverflowError) as error:
         raise InputError(f"{path} is not a complete GGUF file: {error}") from None
+    if len(stored) < len(header.tensors):
+        raise InputError(f"{path} is not a complete GGUF file: two tensors have one name")
+    return Weights(path, stored), header.metadata
 
 
-class _GgufHeader:
-    """A GGUF header, read from its beginning to its end."""
+def _stored(path: Path, gguf: Any, tensor: TensorEntry, file: MappedFile, order: str) -> Stored:
+    kind, shape = gguf.GGMLQuantizationType(tensor.kind), tensor.shape
+    values, bytes_ = gguf.GGML_QUANT_SIZES[kind]  # of a block
+    if math.prod(shape) and shape[-1] % values:
+        raise ValueError(f"rows of {tensor.name!r} do not divide into blocks of {values}")
+    last = tensor.first + math.prod(shape) // values * bytes_
+    if last > len(file.data):
+        raise ValueError("a tensor ends behind its end")
+    data = file.data[tensor.first : last]
+    stored = data.reshape(math.prod(shape[:-1]), -1) if len(data) else data.reshape(0, 1)
+    plain = {"F32": "f4", "F16": "f2"}.get(kind.name)
+    if plain is not None:
+        stored = stored.view(np.dtype(order + plain))
 
-    def __init__(self, data: mmap.mmap) -> None:
-        self._data = data
-        self._at = 0
-        self._order = "<"
+    def expand(rows: np.ndarray) -> np.ndarray:
+        if plain is not None:
+            return rows.astype(np.float32, copy=False)
+        if order == ">":
+            raise InputError(
+                f"{path}: tensor {tensor.name!r} is stored as {kind.name} in big-endian order, "
+                "which lightloom reads for F32 and F16 only; convert the file to little-endian"
+            )
+        try:
+            return np.asarray(gguf.quants.dequantize(rows, kind))
+        except NotImplementedError:
+            raise InputError(
+                f"{path}: tensor {tensor.name!r} is stored as {kind.name}, which the package gguf "
+                "cannot expand"
+            ) from None
 
-    def walk(self) -> None:
-        """Read from the first byte to the last tensor's entry."""
-        self._at = 4
-        if struct.unpack_from("<I", self._data, 4)[0] & 0xFFFF == 0:
-            self._order = ">"
-        if (version := self._take("I")) not in _VERSIONS:
-            raise ValueError(f"it says that it is of version {version}, and there are 2 and 3")
-        tensors = self._take_count(_LEAST_TENSOR, "tensors")
-        pairs = self._take_count(_LEAST_PAIR, "entries of metadata")
-        for _ in range(pairs):
-            self._skip_string()
-            self._skip_value(self._take("I"))
-        for _ in range(tensors):
-            self._skip_string()
-            self._skip_tensor()
-        if self._at > len(self._data):
-            raise ValueError("it ends within its header")
-
-    def _skip_value(self, kind: int) -> None:
-        if kind == _STRING:
-            self._skip_string()
-        elif kind == _ARRAY:
-            kind = self._take("I")
-            size = 8 if kind == _STRING else self._size(kind)
-            count = self._take_count(size, "entries of an array")
-            if kind == _STRING:
-                for _ in range(count):
-                    self._skip_string()
-            else:
-                self._at += count * size
-        else:
-            self._at += self._size(kind)
-
-    def _skip_tensor(self) -> None:
-        axes = self._take("I")
-        if axes > _MOST_AXES:
-            raise ValueError(f"it claims a tensor of {axes} axes")
-        values = math.prod(self._take("Q") for _ in range(axes))
-        if values > _MOST_VALUES_PER_BYTE * len(self._data):
-            raise ValueError(f"it claims a tensor of {values} values in {len(self._data)} bytes")
-        self._at += struct.calcsize("=IQ")  # its type and its offset
-
-    def _skip_string(self) -> None:
-        length = self._take_count(1, "bytes of a string")
-        self._at += length
-
-    @staticmethod
-    def _size(kind: int) -> int:
-        if kind not in _SIZES:
-            raise ValueError(f"it holds values of kind {kind}, which GGUF does not have there")
-        return _SIZES[kind]
-
-    def _take(self, kind: str) -> int:
-        (value,) = struct.unpack_from(self._order + kind, self._data, self._at)
-        self._at += struct.calcsize(kind)
-        return int(value)
-
-    def _take_count(self, size: int, what: str) -> int:
-        """Read a count of things of at least `size` bytes, which must be left."""
-        count, left = self._take("Q"), len(self._data) - self._at
-        if count * size > left:
-            raise ValueError(f"it claims {count} {what}, and {left} bytes are left")
-        return count
+    span = tensor.first, last
+    return mapped_tensor(file, span, shape, stored, expand, order + kind.name, tensor.name)
 
 
 # ---------------------------------------------------------------- the metadata
@@ -437,11 +299,16 @@ def _unpermuted(weights: Weights, document: Mapping[str, Any]) -> Weights:
     }
 
     def reordered(entry: Stored, count: int) -> Stored:
-        def read() -> np.ndarray:
-            pairs = entry.read().reshape(count, entry.shape[0] // count // 2, 2, -1)
-            return pairs.swapaxes(1, 2).reshape(entry.shape)
-
-        return Stored(entry.shape, read, entry.name)
+        pairs = np.arange(entry.shape[0]).reshape(count, -1, 2)
+        order = pairs.swapaxes(1, 2).reshape(-1)
+        digested = entry.content
+        assert digested is not None  # of a mapped tensor
+        return replace(
+            entry,
+            read=lambda: entry.read()[order],
+            read_rows=lambda rows: entry.rows(order[rows]),
+            content=lambda: (f"pairs of {count} heads ".encode(), *digested()),
+        )
 
     parts = {name: ["", *name.split(".")][-2] for name in weights}
     stored = {

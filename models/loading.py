@@ -14,7 +14,8 @@ from ..instruments.errors import import_extra
 from .config_keys import read_json
 from .families import bert, gpt2, llama, vit
 from .generation import Generation, read_generation
-from .gguf_file import has_magic, open_gguf, split_set
+from .gguf_file import open_gguf, split_set
+from .gguf_header import has_magic
 from .gguf_tokens import gguf_end_tokens, gguf_tokenizer, tokenizer_beside
 from .model import Model
 from .sentence import SentenceHead, read_sentence_head, transformer_folder

@@ -128,11 +128,17 @@ def with_random_weights(model: Model, seed: int = 0) -> Model:
     Each weight is drawn when it is first read, and depends on the seed and its own name.
     """
     shapes = model.whole_program.weight_shapes
-    stored = {n: Stored(s, partial(_random_weight, n, s, seed)) for n, s in shapes.items()}
+    stored = {name: _random_tensor(name, shape, seed) for name, shape in shapes.items()}
     weights = Weights(Path(f"random, seed {seed}"), stored)
     result = Model(model.name, model.source, model.family, model.config, weights)
     result.reopen = partial(with_random_weights, model, seed)
     return result
+
+
+def _random_tensor(name: str, shape: tuple[int, ...], seed: int) -> Stored:
+    content = f"random {name} of seed {seed}".encode()
+    read = partial(_random_weight, name, shape, seed)
+    return Stored(shape, read, name, content=lambda: (content,))
 
 
 def _random_weight(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:

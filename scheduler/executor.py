@@ -7,12 +7,15 @@ Not here: single steps (`step_runner`), overlap of light and host (`pipeline`), 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..backends import Backend, Ranges
+from ..instruments.environment import is_cache_on
+from .cached_ranges import kept_ranges
 from .costs import BenchModel
 from .host_steps import State
 from .journal.pass_record import PassRecord, described_steps
@@ -186,27 +189,50 @@ class Executor(StepRunner):
         """Fix read-out ranges and the scales of dynamic operands from a pass over other data.
 
         The pass is digital; for each product that goes to light the backend returns the largest
-        noise-free value that its converter would read. Masked positions are left out.
+        noise-free value that its converter would read. Masked positions are left out. The ranges
+        of an earlier run over the same weights, constants and data are taken from the cache.
         """
         if not self.backend.needs_ranges:
             return
-        operands = {**inputs, **{name: State() for name in program.states}}
         self.decide(program, sizes)
         placed = self._placement(program)
+
+        def compute() -> dict[str, Ranges]:
+            return self._observed(program, placed, inputs, sizes)
+
+        if is_cache_on():
+            found = kept_ranges(self.backend, self.weights, program, placed, inputs, compute)
+        else:
+            found = compute()
+        self.ranges = found  # all at once: an interrupted pass leaves none
+        for step in program.matmuls:  # encoded here, so that no measured pass includes it
+            if step.name in placed and not step.dynamic:
+                self._static(step, self.backend)
+
+    def _observed(
+        self,
+        program: Program,
+        placed: frozenset[str],
+        inputs: Mapping[str, Any],
+        sizes: dict[str, int],
+    ) -> dict[str, Ranges]:
+        """Return the ranges of all products on light, from a digital pass."""
+        operands = {**inputs, **{name: State() for name in program.states}}
         wanted = [step.name in placed for step in program.steps]
         stop = len(wanted) - wanted[::-1].index(True) if any(wanted) else 0
         part = Part(0, operands, sizes, RowIds(sizes, np.arange(sizes["batch"])))
         ranges: dict[str, Ranges] = {}
-        for step, ends in zip(program.steps[:stop], program.last_uses[:stop], strict=True):
+        last_uses = replace(program, states=()).last_uses  # no pass follows that needs the states
+        for step, ends in zip(program.steps[:stop], last_uses[:stop], strict=True):
             if isinstance(step, HostStep):
                 self.run_host(step, operands, ends)
+            elif step.name in placed:
+                ranges[step.name], operands[step.y] = self.observe(step, operands)
             else:
-                if step.name in placed:
-                    ranges[step.name] = self.observe(step, operands)
                 operands[step.y] = self.begin(step, part)().y
             for operand in ends:
                 operands.pop(operand, None)
-        self.ranges = ranges  # all at once: an interrupted pass leaves none
+        return ranges
 
     def _placement(self, program: Program) -> frozenset[str]:
         found = self._placed.get(id(program))

@@ -26,22 +26,31 @@ _LANES = 32  # partial sums of a row
 
 @dataclass(frozen=True)
 class HostFunction:
-    """A registered step: its function, and its operations per value of the result."""
+    """A registered step: its function, and its operations per value of the result.
+
+    Parameters
+    ----------
+    takes_scratch : whether it may overwrite its first operand
+    tables : weights of which it only looks up rows
+    """
 
     call: Callable[..., Any]
     operations: float
     takes_scratch: bool
+    tables: tuple[str, ...] = ()
 
 
 REGISTRY: dict[str, HostFunction] = {}
 
 
-def host_step(operations: float) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def host_step(
+    operations: float, tables: tuple[str, ...] = ()
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a function under its own name."""
 
     def register(call: Callable[..., Any]) -> Callable[..., Any]:
         takes_scratch = "scratch" in call.__kwdefaults__ if call.__kwdefaults__ else False
-        REGISTRY[call.__name__] = HostFunction(call, operations, takes_scratch)
+        REGISTRY[call.__name__] = HostFunction(call, operations, takes_scratch, tables)
         return call
 
     return register
@@ -112,7 +121,7 @@ def row_sums(x: np.ndarray) -> np.ndarray:
 # ---------------------------------------------------------------- embedding and layout
 
 
-@host_step(operations=1)
+@host_step(operations=1, tables=("table",))
 def embed(
     tokens: np.ndarray,
     past: int,
@@ -121,7 +130,12 @@ def embed(
     positions: np.ndarray | None = None,
     types: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Look up tokens [B, T], add learned positions and the first token type: [B, T, d]."""
+    """Look up tokens [B, T], add learned positions and the first token type: [B, T, d].
+
+    Parameters
+    ----------
+    table : float32 [vocabulary, d], or what returns such rows by `table[tokens]`
+    """
     x: np.ndarray = table[tokens]
     if positions is not None:
         x += positions[past : past + tokens.shape[1]]

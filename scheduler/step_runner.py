@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -33,7 +34,8 @@ class StepRunner:
 
     Parameters
     ----------
-    weights : name -> float32 array; looked up when a step needs it
+    weights : name -> float32 array; looked up when a step needs it. Weights of a file can also
+        `lend` one, look up rows by a `table`, and `digest` their content
 
     Attributes
     ----------
@@ -110,8 +112,12 @@ class StepRunner:
         """
         found = self._host_steps.get(id(step))
         if found is None:
-            named: dict[str, Any] = {k: self.weights[name] for k, name in step.weights.items()}
-            found = step, check_step(step.step), {**named, **step.parameters}
+            function = check_step(step.step)
+            named: dict[str, Any] = {
+                key: self._table(name) if key in function.tables else self.weights[name]
+                for key, name in step.weights.items()
+            }
+            found = step, function, {**named, **step.parameters}
             self._host_steps[id(step)] = found
         _, function, named = found
         inputs, outputs = step.inputs, step.outputs
@@ -151,13 +157,23 @@ class StepRunner:
         except InputError as error:
             raise InputError(f"{step.name}: {error}") from None
 
-    def observe(self, step: OpticalMatmul, operands: Mapping[str, Any]) -> Ranges:
-        """Return the ranges that one product needs, from the operands of a calibration pass."""
+    def observe(
+        self, step: OpticalMatmul, operands: Mapping[str, Any]
+    ) -> tuple[Ranges, np.ndarray]:
+        """Return the ranges that one product needs and its digital result.
+
+        Parameters
+        ----------
+        operands : of a calibration pass
+        """
         x, backend = operands[step.x], self.backend
         if not step.dynamic:
-            prepared = self._static(step, backend)
+            with self._lent(step.w) as array:  # once, for light and for the host
+                weight = _as_operand(step, array)
+                self._prepared[step.name] = prepared = backend.prepare(weight)
+                y = self._host.matmul(x, weight).y
             largest = backend.observe(x, prepared, None)[0]
-            return Ranges(_with_margin(largest, backend.profile.readout_range))
+            return Ranges(_with_margin(largest, backend.profile.readout_range)), y
         w = operands[step.w]
         # fixed axes of a dynamic operand: its heads, and its outputs unless they are tokens
         tokens = not step.w_shape[-2].is_fixed
@@ -174,7 +190,18 @@ class StepRunner:
             largest = largest.max(axis=2, keepdims=True)
         if not step.w_shape[-1].is_fixed:
             largest = largest.max(axis=1, keepdims=True)
-        return Ranges(_with_margin(largest, backend.profile.readout_range), scale)
+        ranges = Ranges(_with_margin(largest, backend.profile.readout_range), scale)
+        return ranges, self._host.matmul(x, w).y
+
+    def _lent(self, name: str) -> AbstractContextManager[np.ndarray]:
+        """Return a context that has a weight in memory, and keeps none that it had to convert."""
+        lend: Any = getattr(self.weights, "lend", None)
+        return nullcontext(self.weights[name]) if lend is None else lend(name)
+
+    def _table(self, name: str) -> Any:
+        """Return what looks up rows of a weight by `table[rows]`, if possible without all of it."""
+        table: Any = getattr(self.weights, "table", None)
+        return self.weights[name] if table is None else table(name)
 
     def _dynamic(self, step: OpticalMatmul, part: Part, backend: Backend) -> PreparedWeights:
         """Prepare an operand; of keys and values, only the tokens that are new."""
@@ -191,20 +218,25 @@ class StepRunner:
 
     def _static(self, step: OpticalMatmul, backend: Backend) -> PreparedWeights:
         if backend is self._host:  # a view, checked when it was read: no copy is kept
-            weight = _weight(step, self.weights)
+            weight = _as_operand(step, self.weights[step.w])
             return PreparedWeights(weight.shape, weight, maker=self._host.name)
         prepared = self._prepared.get(step.name)
         ranges = self.ranges.get(step.name)
         if prepared is None:
-            prepared = backend.prepare(_weight(step, self.weights), ranges=ranges)
+            if backend.is_optical:  # encoded; what a digital backend keeps is the weight itself
+                with self._lent(step.w) as array:
+                    prepared = backend.prepare(_as_operand(step, array), ranges=ranges)
+            else:
+                weight = _as_operand(step, self.weights[step.w])
+                prepared = backend.prepare(weight, ranges=ranges)
         elif prepared.ranges is not ranges:
             prepared = replace(prepared, ranges=ranges)
         self._prepared[step.name] = prepared
         return prepared
 
 
-def _weight(step: OpticalMatmul, weights: Mapping[str, np.ndarray]) -> np.ndarray:
-    array = weights[step.w]
+def _as_operand(step: OpticalMatmul, array: np.ndarray) -> np.ndarray:
+    """Return a stored weight as the operand [M, K] of its product."""
     array = array.reshape(len(array), -1) if array.ndim > 2 else array
     array = array.T if step.transposed else array
     if array.shape != evaluate(step.w_shape, {}):

@@ -20,6 +20,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    os.environ.setdefault("LIGHTLOOM_CACHE", "off")  # tests compute, and leave no file behind
     if config.getoption("numprocesses", None):  # each worker is a core's: BLAS in one thread
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if config.getoption("--bench"):

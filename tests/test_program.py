@@ -150,9 +150,9 @@ def test_ranges_ignore_masked_positions(references: Path) -> None:
         step.w: np.array([[[[1, 1, 1, 1], [100, 100, 100, 100]]]], dtype=np.float32),
         step.valid: np.array([[[[0, -np.inf], [0, -np.inf]]]], dtype=np.float32),
     }
-    masked = executor.observe(step, operands).readout
+    masked = executor.observe(step, operands)[0].readout
     operands[step.valid] = np.zeros((1, 1, 2, 2), dtype=np.float32)
-    seen = executor.observe(step, operands).readout
+    seen = executor.observe(step, operands)[0].readout
     assert masked.max() < 0.05 * seen.max()
 
 

@@ -1,8 +1,10 @@
 """Broken weights, tokenizers and configurations: one sentence that names what and where."""
 
+import gc
 import json
 import pickle
 import shutil
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -199,3 +201,56 @@ def test_inputs_that_a_model_cannot_take(references: Path) -> None:
     for backend in (None, "mock"):
         with pytest.raises(InputError, match="not finite"):
             vit.forward(images, backend=backend)
+
+
+def test_a_lent_weight_is_not_kept(tmp_path: Path) -> None:
+    # a weight that goes to light would otherwise stay in memory twice
+    values = np.arange(6, dtype=np.float16).reshape(3, 2)
+    save_file({"a": values}, tmp_path / "w.safetensors")
+    weights = read_safetensors(tmp_path / "w.safetensors")
+    with weights.lend("a") as array:
+        np.testing.assert_array_equal(array, values)
+        lent = weakref.ref(array)
+    del array
+    gc.collect()
+    assert lent() is None
+    kept = weights["a"]
+    with weights.lend("a") as array:
+        assert array is kept
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float16])
+def test_rows_of_a_table_are_those_of_the_whole(tmp_path: Path, kind: type) -> None:
+    values = np.arange(12, dtype=kind).reshape(6, 2) / 4
+    save_file({"a": values}, tmp_path / "w.safetensors")
+    weights = read_safetensors(tmp_path / "w.safetensors")
+    table, tokens = weights.table("a"), np.array([[5, 0, 5], [1, 1, 2]])
+    for _ in range(2):
+        rows = table[tokens]
+        np.testing.assert_array_equal(rows, values[tokens])
+        assert rows.dtype == np.float32
+        rows += 1  # of a copy: a host step adds positions to them
+        assert weights["a"].shape == (6, 2)  # the second time, rows of the kept copy
+
+
+def test_rows_of_a_table_that_are_not_finite_are_named(tmp_path: Path) -> None:
+    save_file({"a": np.array([[1.0], [np.nan]], dtype=np.float16)}, tmp_path / "w.safetensors")
+    table = read_safetensors(tmp_path / "w.safetensors").table("a")
+    assert table[np.array([0])] == 1
+    with pytest.raises(InputError, match="tensor 'a' holds NaN"):
+        table[np.array([0, 1])]
+
+
+def test_a_digest_depends_on_every_byte_the_type_and_the_shape(tmp_path: Path) -> None:
+    # equal digests of different weights would take ranges of another model from the cache
+    values = np.zeros((2, 3), dtype=np.float16)
+    variants = {"same": values, "again": values, "shape": values.reshape(3, 2)}
+    variants["type"] = values.astype(np.float32)
+    for place in range(values.size):
+        variants[f"byte {place}"] = values.copy()
+        variants[f"byte {place}"].flat[place] = 6e-8
+    save_file(variants, tmp_path / "w.safetensors")
+    weights = read_safetensors(tmp_path / "w.safetensors")
+    digests = {name: weights.digest(name) for name in variants}
+    assert digests.pop("same") == digests["again"]
+    assert len(set(digests.values())) == len(digests)

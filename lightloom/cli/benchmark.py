@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..instruments import InputError, limit_threads
+from ..instruments.environment import switch_cache_off
 from .backends import chosen_backend
 from .options import (
     SEVERAL,
@@ -17,6 +18,7 @@ from .options import (
     Depth,
     Json,
     NewTokens,
+    NoCache,
     Placement,
     ProfileNames,
     Seed,
@@ -83,6 +85,7 @@ def command(
     picture: Picture = None,
     seed: Seed = 0,
     threads: Threads = None,
+    no_cache: NoCache = False,
     json_: Json = False,
 ) -> None:
     """Time a model here, stage by stage, beside digital baselines that take turns with it.
@@ -90,6 +93,8 @@ def command(
     Example: lightloom benchmark --model gpt2 --new-tokens 9 --scale batch=1,4 --output now.json
     """
     limit_threads(threads)
+    if no_cache:
+        switch_cache_off()
     from ..benchmarks.comparison import read_benchmark
     from ..benchmarks.contenders import make_job
     from ..report.terminal.console import open_console, progress

@@ -13,6 +13,9 @@ from .output import print_json
 ShownProfile = Annotated[
     str | None, typer.Option(help="Show the constants of this profile, with their sources.")
 ]
+ClearCache = Annotated[
+    bool, typer.Option("--clear-cache", help="Empty the cache of read-out ranges first.")
+]
 _EXTRAS = {  # extra -> packages that it installs, as they are imported
     "fast": ("numba", "onnxruntime"),
     "display": ("sdl2",),
@@ -29,8 +32,13 @@ _EXTRAS = {  # extra -> packages that it installs, as they are imported
 }
 
 
-def command(profile: ShownProfile = None, threads: Threads = None, json_: Json = False) -> None:
-    """Show what is installed, which arithmetic is active, and which profiles there are.
+def command(
+    profile: ShownProfile = None,
+    clear_cache: ClearCache = False,
+    threads: Threads = None,
+    json_: Json = False,
+) -> None:
+    """Show what is installed, which arithmetic is active, which profiles there are, and the cache.
 
     Example: lightloom doctor --profile slm-camera
     """
@@ -40,6 +48,8 @@ def command(profile: ShownProfile = None, threads: Threads = None, json_: Json =
     from ..report.terminal.doctor import show_installation, show_profile
 
     console = open_console(for_people=True)
+    if clear_cache:
+        _clear_cache()
     if profile is not None:
         loaded = load_profile(profile)
         if json_:
@@ -72,8 +82,34 @@ def _installation() -> dict[str, Any]:
         "threads": os.environ.get("OMP_NUM_THREADS", "as many as there are processors"),
         "extras": {name: _versions(packages) for name, packages in _EXTRAS.items()},
         "compiled_loops": LOOPS.state(),
+        "cache": _cache(),
         "mock_path": "; ".join(f"{what}: {how}" for what, how in mock_path().items()),
         "profiles": {name: load_profile(name).title for name in profile_names()},
+    }
+
+
+def _clear_cache() -> None:
+    """Empty the cache."""
+    from ..instruments.cache_folder import open_cache
+
+    cache = open_cache()
+    if cache is not None:
+        cache.clear()
+
+
+def _cache() -> dict[str, Any] | None:
+    """Return the folder, number and size of cached entries; None where the cache is off."""
+    from ..instruments.cache_folder import open_cache
+
+    cache = open_cache()
+    if cache is None:
+        return None
+    files = cache.files()
+    return {
+        "folder": str(cache.path),
+        "entries": len(files),
+        "size_bytes": sum(file.size_bytes for file in files),
+        "most_bytes": cache.most_bytes,
     }
 
 

@@ -72,6 +72,12 @@ Threads = Annotated[
     int | None,
     typer.Option(help="Threads for arithmetic (default: OMP_NUM_THREADS, or all).", min=1),
 ]
+NoCache = Annotated[
+    bool,
+    typer.Option(
+        "--no-cache", help="Neither use nor keep read-out ranges of other runs (see doctor)."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 
 

@@ -6,9 +6,10 @@ from typing import Annotated
 import typer
 
 from ..instruments import limit_threads
+from ..instruments.environment import switch_cache_off
 from .backends import declare_attended
 from .errors import keep_left_lit, resumable
-from .options import SEVERAL, Attended, Journal, Json, Threads
+from .options import SEVERAL, Attended, Journal, Json, NoCache, Threads
 from .output import print_report
 
 MovedModel = Annotated[
@@ -35,6 +36,7 @@ def command(
     accept: Accept = None,
     attended: Attended = False,
     threads: Threads = None,
+    no_cache: NoCache = False,
     json_: Json = False,
 ) -> None:
     """Resume a run that was stopped, paused or killed, from the last step it finished.
@@ -42,6 +44,8 @@ def command(
     Example: lightloom resume run.db
     """
     limit_threads(threads)
+    if no_cache:
+        switch_cache_off()
     from ..models import load_model
     from ..report.terminal.console import open_console
     from ..report.terminal.run import streamed_text

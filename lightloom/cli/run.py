@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..instruments import limit_threads
+from ..instruments.environment import switch_cache_off
 from .backends import chosen_backend, declare_attended
 from .errors import keep_left_lit, resumable
 from .inputs import chosen_inputs
@@ -17,6 +18,7 @@ from .options import (
     BenchFiles,
     Json,
     ModelName,
+    NoCache,
     Placement,
     ProfileName,
     Seed,
@@ -115,6 +117,7 @@ def command(
     record: Record = None,
     seed: Seed = 0,
     threads: Threads = None,
+    no_cache: NoCache = False,
     json_: Json = False,
 ) -> None:
     """Run a model on a backend, and show where the time goes.
@@ -122,6 +125,8 @@ def command(
     Example: lightloom run --model smollm2.gguf --prompt "Light is" --set photons_full_scale=1e4
     """
     limit_threads(threads)
+    if no_cache:
+        switch_cache_off()
     from ..instruments import Timeline
     from ..models import load_model
     from ..report.terminal.console import open_console

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..instruments import InputError, limit_threads
+from ..instruments.environment import switch_cache_off
 from ..instruments.formatting import format_counted, format_duration
 from ..instruments.text import say
 from .inputs import chosen_inputs
-from .options import SEVERAL, Json, ProfileNames, split_settings, split_values
+from .options import SEVERAL, Json, NoCache, ProfileNames, split_settings, split_values
 from .output import print_json
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ def command(
     output: Output = None,
     skip_impossible: SkipImpossible = False,
     threads: ThreadsEach = 1,
+    no_cache: NoCache = False,
     json_: Json = False,
 ) -> None:
     """Run every combination of models, profiles, encodings, light and seeds on the mock.
@@ -95,6 +97,8 @@ def command(
     Example: lightloom sweep --encoding abs-split,offset --light 1e3,1e4 --seed 0,1 --limit 60
     """
     limit_threads(threads)
+    if no_cache:
+        switch_cache_off()
     from ..benchmarks.sweep import make_sweep
     from ..report.terminal.console import open_console
     from ..report.terminal.sweep import show_sweep

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
-from ...instruments.formatting import format_field
+from ...instruments.formatting import format_counted, format_field, format_quantity
 from ...instruments.table import Cell, Column, Heads, Styled, Table, columns
 from .console import show_tables
 
@@ -39,7 +39,15 @@ def _version_table(found: Mapping[str, Any]) -> Table:
     shown = (Column("", align="left"), Column("", align="left", wraps=True))
     names = ("lightloom", "python", "numpy", "blas", "machine", "threads")
     rows = [(name.replace("_", " "), found[name]) for name in (*names, *_PATHS)]
-    return Table("", shown, tuple(rows))
+    return Table("", shown, (*rows, ("cache", _cache_line(found["cache"]))))
+
+
+def _cache_line(cache: Mapping[str, Any] | None) -> str:
+    if cache is None:
+        return "off"
+    size, most = (format_quantity(cache[key], "B") for key in ("size_bytes", "most_bytes"))
+    entries = format_counted(cache["entries"], "entry", "entries")
+    return f"{entries}, {size} of at most {most}, in {cache['folder']}; --clear-cache empties it"
 
 
 def _extra_table(extras: Mapping[str, Mapping[str, str | None]]) -> Table:
