@@ -96,26 +96,60 @@ class PackedWeights:
         if length > old_length:
             self.segments = self._segments(length)
             self.saturated += [0] * (len(self.segments) - len(self.saturated))
-        for s, (first, last) in enumerate(cuts(length, self._parameters.geometry.inputs)):
+        for s, (first, size, _) in enumerate(self.segments.tolist()):
             if outputs > old_outputs:
-                self._encode(weights, s, slice(old_outputs, outputs), first, first, last)
-            elif last > old_length:
-                begin = max(first, old_length)
-                self._encode(weights, s, slice(0, outputs), first, begin, last)
+                rows, begin = slice(old_outputs, outputs), first
+            elif first + size > old_length:
+                rows, begin = slice(0, outputs), max(first, old_length)
+            else:
+                continue
+            scales = self._kept_scales(s, rows, begin > first)
+            if scales is None:
+                scales = self._scales(weights[:, rows, first : first + size], s, rows)
+                if not isinstance(self._converted, str):
+                    self._convert(self._converted, s, rows)
+            self._encode(weights, scales, s, rows, begin, first + size)
 
     def _encode(
-        self, weights: np.ndarray, s: int, rows: slice, first: int, begin: int, last: int
+        self,
+        weights: np.ndarray,
+        scales: tuple[np.ndarray, np.ndarray],
+        s: int,
+        rows: slice,
+        begin: int,
+        last: int,
     ) -> None:
-        """Encode some outputs of segment `s`, which begins at column `first`, from `begin` on."""
-        span, lowest = self._scales(weights[:, rows, first:last], s, rows)
+        """Encode columns `begin` to `last`, of segment `s`, of some outputs."""
         centre = (self._levels + 1) // 2 if self._is_offset else -1
         place, rule = (rows.start, rows.stop, s, begin, last), (self._levels, centre, self._lit)
         pack = compiled_loops().pack_weights
-        self.saturated[s] += pack(weights, (span, lowest), place, rule, self._fields())
+        self.saturated[s] += pack(weights, scales, place, rule, self._fields())
+        peaks = self._arrays["scale"][:, s, rows]
         if self._is_offset:
-            self._add_digital(s, rows, lowest, last - first)
-        if not isinstance(self._converted, str):
-            self._convert(self._converted, s, rows)
+            self._add_digital(s, rows, scales[1], last - int(self.segments[s, 0]))
+            peaks = peaks + np.abs(self._arrays["low"][:, s, rows])
+        peak = max(float(peaks.max()) * int(self.segments[s, 1]), 1.0)
+        self._arrays["largest"][s] = min(self._arrays["largest"][s], LARGEST / peak)
+
+    def _kept_scales(
+        self, s: int, rows: slice, has_segment: bool
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return span and least number [m, M] of outputs whose scale is known; None otherwise.
+
+        Keys and values take theirs from calibration: those of a new token are those of the others.
+        """
+        ranges, arrays = self._ranges, self._arrays
+        if self._is_offset or ranges is None or ranges.weight is None:
+            return None
+        scale = arrays["scale"][:, s, rows]
+        if rows.start:
+            if max(ranges.weight.shape[-2:]) > 1 or ranges.readout.shape[-1] > 1:
+                return None
+            for name in ("scale", *_CONVERTERS):
+                arrays[name][:, s, rows] = arrays[name][:, s, :1]
+        elif not has_segment:
+            return None
+        return scale, np.zeros(scale.shape, dtype=np.float32)
 
     def _scales(self, part: np.ndarray, s: int, rows: slice) -> tuple[np.ndarray, np.ndarray]:
         """Return span and least number [m, M] of a segment's outputs; store their scale."""
@@ -131,11 +165,10 @@ class PackedWeights:
             scale[...] = span / (1 - self._leak)
             return span, np.ascontiguousarray(lowest)
         if edges is None:
-            span = np.maximum(part.max(axis=-1), -part.min(axis=-1)).astype(np.float64)
+            scale[...] = np.maximum(part.max(axis=-1), -part.min(axis=-1))
         else:
-            span = np.ascontiguousarray(edges[1][..., 0])
-        scale[...] = span
-        return span, np.zeros(span.shape, dtype=np.float32)
+            scale[...] = edges[1][..., 0]
+        return scale, np.zeros(scale.shape, dtype=np.float32)
 
     def _add_digital(self, s: int, rows: slice, lowest: np.ndarray, length: int) -> None:
         """Store the sums that the offset encoding adds digitally."""
@@ -181,6 +214,7 @@ class PackedWeights:
             "sums": np.zeros((*each, 2, outputs), dtype=np.int32),
             "columns": np.zeros((matrices, stored if has_columns else 0), dtype=np.int64),
             "scale": np.zeros((*each, outputs)),
+            "largest": np.full(len(segments), np.inf),
             "low": np.zeros(offset),
             "total": np.zeros(offset),
         }
@@ -217,17 +251,12 @@ class PackedWeights:
     def _fields(self) -> tuple[Any, ...]:
         arrays = self._arrays
         of_weights = ("bytes", "sums", "columns", "scale", "low", "total", *_CONVERTERS)
-        largest = self._largest()
-        return (*(arrays[name] for name in of_weights), self.segments, largest, self.shape[1])
-
-    def _largest(self) -> np.ndarray:
-        """Return the magnitude of inputs up to which float32 can hold the results."""
-        count, outputs = len(self.segments), self.shape[1]
-        peaks = self._arrays["scale"][:, :count, :outputs]
-        if self._is_offset:
-            peaks = peaks + np.abs(self._arrays["low"][:, :count, :outputs])
-        of_segments = peaks.max(axis=(0, 2), initial=0)
-        return np.asarray(LARGEST / np.maximum(self.segments[:, 1] * of_segments, 1.0))
+        return (
+            *(arrays[name] for name in of_weights),
+            self.segments,
+            arrays["largest"],
+            self.shape[1],
+        )
 
     def _convert(self, ranges: Ranges | None, s: int, rows: slice) -> None:
         """Store limit, inverse step and factor of some outputs of a segment."""
