@@ -238,6 +238,8 @@ class Block(NamedTuple):
     minus : which rows have an exposure of x-, bool [n]
     source : brightness factors, float32 [exposures, n, frames] of `frame` outputs each; without
         frames they are 1
+    lines : 0; or how many lines of sums a row has, of x+ and x- in turn, each with one sum or with
+        one of each rail (`kernels.multiply`)
     """
 
     first: int
@@ -251,6 +253,7 @@ class Block(NamedTuple):
     source: np.ndarray
     frame: int
     converter: Converter
+    lines: int = 0
 
     def of_rows(self, rows: Any) -> "Block":
         """Return the readings of some rows."""

@@ -136,8 +136,6 @@ class Operand:
 
         It is stored; for a single matrix it replaces the plane.
         """
-        if self.magnitudes_of is not None:  # tiles and loops form magnitudes themselves
-            return self.magnitudes_of.packed(plane, matrix)
         stored = self._packed.get((plane, matrix))
         if stored is None:
             packed = compiled_loops().packed(self.plane(plane)[matrix])
@@ -261,13 +259,14 @@ def multiply(
     planes = range(weights.count)
     if few or has_dot():
         loops, products, width = compiled_loops(), [], place.stop - place.start
-        part = loops.MAGNITUDES if weights.magnitudes_of is not None else loops.ALL
         for left, starts in rows.as_bytes(name):
             for plane in planes:
                 tiles = -(-width // 64) * 64 if has_dot() else width
                 product = np.empty((1, len(left), tiles), dtype=np.int32)
                 packed, steps = weights.packed(plane, matrix), left.shape[1] // 4
-                loops.multiply_bytes(left, starts, packed, 0, steps, place.start, part, product)
+                loops.multiply_bytes(
+                    left, starts, packed, 0, steps, place.start, loops.ALL, product
+                )
                 products.append(np.ascontiguousarray(product[0, :, :width]))
         return _combined(products)
     library = _library()

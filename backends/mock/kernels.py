@@ -199,8 +199,8 @@ def _variants(builder: Any, loaded: Any, weights: str) -> list[Any]:
     number = builder.bitcast(loaded, byte)
     plus = builder.call(difference, [number, middle])
     minus = builder.call(difference, [middle, number])
-    if weights == "magnitude":
-        return [builder.bitcast(builder.or_(plus, minus), word)]
+    if weights == "pair":
+        return [loaded, builder.bitcast(builder.or_(plus, minus), word)]
     return [builder.bitcast(plus, word), builder.bitcast(minus, word)]
 
 
@@ -212,7 +212,8 @@ def _tile_of(rows: int, vectors: int, weights: str) -> Any:
 
     Parameters
     ----------
-    weights : "all"; "magnitude"; or "sides", which gives two products, of max(w, 0) and max(-w, 0)
+    weights : "all"; "sides", which gives two products, of max(w, 0) and max(-w, 0); or "pair": the
+        second product is of |w| and the line behind each row
     """
 
     @intrinsic
@@ -236,17 +237,18 @@ def _tile_of(rows: int, vectors: int, weights: str) -> Any:
                 ir.FunctionType(vector, [vector] * 3),
                 "llvm.x86.avx512.vpdpbusd.512",
             )
-            products = 2 if weights == "sides" else 1
-            lines, zero = _at_rows(builder, x, stride, rows), ir.Constant(vector, [0] * 16)
+            products, zero = 1 if weights == "all" else 2, ir.Constant(vector, [0] * 16)
+            behind = 2 if weights == "pair" else 1
+            lines = _at_rows(builder, x, stride, rows * behind)
             sums: list[list[list[Any]]] = []
             for r in range(rows):
-                first = zero
-                if weights == "all":
-                    first = _broadcast(builder, _at(builder, start, r, 4, word))
+                begin = zero
+                if weights != "sides":
+                    begin = _broadcast(builder, _at(builder, start, r, 4, word))
                 sums.append(
                     [
                         [cgutils.alloca_once_value(builder, first) for _ in range(vectors)]
-                        for _ in range(products)
+                        for first in (begin, begin if weights == "sides" else zero)[:products]
                     ]
                 )
             with cgutils.for_range(builder, steps) as loop:
@@ -261,10 +263,14 @@ def _tile_of(rows: int, vectors: int, weights: str) -> Any:
                     for j in range(vectors)
                 ]
                 for r in range(rows):
-                    four = _broadcast(builder, _at(builder, lines[r], loop.index, 4, word))
+                    fours = [
+                        _broadcast(builder, _at(builder, line, loop.index, 4, word))
+                        for line in lines[behind * r : behind * (r + 1)]
+                    ]
                     for j in range(vectors):
                         for product in range(products):
                             place = sums[r][product][j]
+                            four = fours[product % behind]
                             total = builder.load(place)
                             total = builder.call(dot, [total, loaded[j][product], four])
                             builder.store(total, place)
@@ -282,11 +288,11 @@ def _tile_of(rows: int, vectors: int, weights: str) -> Any:
 
 
 _four_all, _one_all = _tile_of(4, 4, "all"), _tile_of(1, 4, "all")
-_four_magnitudes, _one_magnitude = _tile_of(4, 4, "magnitude"), _tile_of(1, 4, "magnitude")
+_two_pairs, _one_pair = _tile_of(2, 4, "pair"), _tile_of(1, 4, "pair")
 _four_sides, _two_sides, _one_sides = (
     _tile_of(4, 2, "sides"), _tile_of(2, 4, "sides"), _tile_of(1, 4, "sides")
 )  # fmt: skip
-ALL, MAGNITUDES, SIDES = 0, 1, 2  # of the weights, in a product
+ALL, PAIRS, SIDES = 0, 1, 2  # of the weights, in a product
 
 
 def _multiply_tiles(
@@ -295,35 +301,36 @@ def _multiply_tiles(
     n, width = product.shape[1:]
     stride, pitch = np.uintp(lines.strides[0]), np.uintp(product.strides[1])
     apart, x, start = np.uintp(product.strides[0]), lines.ctypes.data, starts.ctypes.data
+    step = np.uintp(lines.strides[0] * (2 if part == 1 else 1))
     for tile in range((width + 63) // 64):
         w = np.uintp(weights[first // 64 + tile, k].ctypes.data)
-        out = product.ctypes.data + 256 * tile
-        four = n // 4 * 4
-        for i in range(0, four, 4):
-            line, place = np.uintp(x + i * stride), np.uintp(out + i * pitch)
+        out, i = product.ctypes.data + 256 * tile, 0
+        while i < n:
+            line, place = np.uintp(x + i * step), np.uintp(out + i * pitch)
             begin = np.uintp(start + 4 * i)
-            if part == 0:
+            if part == 0 and i + 4 <= n:
                 _four_all(line, stride, begin, w, steps, place, pitch, apart)
+                i += 4
+            elif part == 0:
+                _one_all(line, stride, begin, w, steps, place, pitch, apart)
+                i += 1
+            elif part == 1 and i + 2 <= n:
+                _two_pairs(line, stride, begin, w, steps, place, pitch, apart)
+                i += 2
             elif part == 1:
-                _four_magnitudes(line, stride, begin, w, steps, place, pitch, apart)
-            else:
+                _one_pair(line, stride, begin, w, steps, place, pitch, apart)
+                i += 1
+            elif i + 4 <= n:
                 _four_sides(line, stride, begin, w, steps, place, pitch, apart)
                 w_half, half = np.uintp(w + 128), np.uintp(place + 128)
                 _four_sides(line, stride, begin, w_half, steps, half, pitch, apart)
-        i = four
-        while i < n:
-            line, place = np.uintp(x + i * stride), np.uintp(out + i * pitch)
-            begin = np.uintp(start + 4 * i)
-            if part == 0:
-                _one_all(line, stride, begin, w, steps, place, pitch, apart)
-            elif part == 1:
-                _one_magnitude(line, stride, begin, w, steps, place, pitch, apart)
+                i += 4
             elif i + 2 <= n:
                 _two_sides(line, stride, begin, w, steps, place, pitch, apart)
-                i += 1
+                i += 2
             else:
                 _one_sides(line, stride, begin, w, steps, place, pitch, apart)
-            i += 1
+                i += 1
 
 
 def _multiply_loops(
@@ -334,20 +341,22 @@ def _multiply_loops(
     for m in range(min(width, len(weights) - first)):
         weight = weights[first + m, 4 * k : 4 * k + length]
         for i in range(n):
-            row = lines[i]
+            row = lines[2 * i if part == 1 else i]
             total, other = np.int32(0), np.int32(0)
-            if part == 0:
-                for j in range(length):
-                    total += np.int32(row[j]) * np.int32(weight[j])
-            elif part == 1:
-                for j in range(length):
-                    total += np.int32(row[j]) * abs(np.int32(weight[j]))
-            else:
+            if part == 2:
                 for j in range(length):
                     total += np.int32(row[j]) * max(np.int32(weight[j]), np.int32(0))
                     other += np.int32(row[j]) * np.int32(weight[j])
                 product[1, i, m] = total - other
+            else:
+                for j in range(length):
+                    total += np.int32(row[j]) * np.int32(weight[j])
             product[0, i, m] = total
+            if part == 1:
+                behind = lines[2 * i + 1]
+                for j in range(length):
+                    other += np.int32(behind[j]) * abs(np.int32(weight[j]))
+                product[1, i, m] = other
 
 
 multiply_bytes = _borrowing(_multiply_tiles if HAS_DOT else _multiply_loops)
@@ -360,7 +369,8 @@ starts : int32 [n], likewise
 weights : of one matrix, from `packed`
 k, steps : the first four columns of the weights, and how many times four
 first, width : multiples of 64 if the processor has the instruction
-part : `ALL`, `MAGNITUDES` or `SIDES` of the weights
+part : `ALL` of the weights; `SIDES`, of max(w, 0) and max(-w, 0); or `PAIRS`: the second product is
+    of |w| and the line behind each row, so that n is half of the lines
 """
 
 
@@ -431,11 +441,14 @@ def _is_exact() -> bool:
     product = np.empty((2, 6, 128), np.int32)
     exact, wide = integers.astype(np.int64), weights.T.astype(np.int64)
     sides = (np.maximum(wide, 0), np.maximum(-wide, 0))
-    for part, wanted in ((ALL, (wide,)), (MAGNITUDES, (np.abs(wide),)), (SIDES, sides)):
+    for part, wanted in ((ALL, (wide,)), (SIDES, sides)):
         multiply_bytes(rows, starts, packed(weights), 0, 18, 0, part, product[: len(wanted)])
         if not all(np.array_equal(product[i], exact @ side) for i, side in enumerate(wanted)):
             return False
-    return True
+    half, three = product[:, :3], np.ascontiguousarray(starts[::2])
+    multiply_bytes(rows, three, packed(weights), 0, 18, 0, PAIRS, half)
+    pairs = (exact[::2] @ wide, exact[1::2] @ np.abs(wide))
+    return all(np.array_equal(half[i], pair) for i, pair in enumerate(pairs))
 
 
 if HAS_DOT and not _is_exact():
@@ -961,7 +974,9 @@ def _light_of(space: Any, block: Any, kinds: int, row: int, reading: int, detect
     value, arrived = space.value[:count], space.arrived[:count]
     row_light, light_term = block.row_light[reading, row], block.light_term[rail]
     light_unit, inverse_gain = np.float32(block.light_unit[rail]), np.float32(block.gains[0])
-    number = reading if kinds == rails * rails else exposure
+    number, place = reading if kinds == rails * rails else exposure, row
+    if block.lines:  # the lines of x+ and x- follow one another
+        number, place = (rail if kinds == 2 else 0), row * block.lines + exposure
     if detector.balanced:
         sums = block.sums[0, row, :count]
         for k in range(count):
@@ -974,7 +989,7 @@ def _light_of(space: Any, block: Any, kinds: int, row: int, reading: int, detect
             for k in range(count):
                 arrived[k] = row_light
     else:
-        sums = block.sums[number, row, :count]
+        sums = block.sums[number, place, :count]
         for k in range(count):
             arrived[k] = np.float32(sums[k]) * light_unit + row_light + light_term[k]
     if block.source.shape[2] > 0:
@@ -1066,7 +1081,7 @@ def read_block(y: Any, add: bool, plain: Any, detector: Any, noise: Any, table: 
     """
     block = Block(
         plain[2], plain[0], plain[3], plain[4], plain[5], plain[6], plain[7], plain[8], plain[9],
-        plain[10], Converter(*plain[1]),
+        plain[10], Converter(*plain[1]), 0,
     )  # fmt: skip
     space = _space_for(block.converter.scale.size)
     kinds = block.sums.shape[0]
@@ -1122,7 +1137,8 @@ class Lines(NamedTuple):
     Parameters
     ----------
     shown : int8 [n, variants, stored columns]
-    starts : -128 times the sum of each line, int32 [segments, variants, n]
+    starts : -128 times the sum of the first line of each row, and of all lines in turn, int32
+        [segments, 2, n variants]
     row_light, terms, minus, source : see `Block`, with the segments as first axis
     scale, low, passed : of x, float64 [segments, n]; low and passed of the offset encoding only
     """
@@ -1150,7 +1166,7 @@ def _lines_for(n: int, has_drift: bool, bench: Any, weights: Any, detector: Any)
         frames = (weights.outputs + bench.frame - 1) // bench.frame
     return Lines(
         np.zeros((n, variants, stored), np.int8),
-        np.empty((segments, variants, n), np.int32),
+        np.empty((segments, 2, n * variants), np.int32),
         np.empty((segments, readings, n), np.float32),
         np.empty((segments, 8, n), np.float32),
         np.zeros((segments, n), np.bool_),
@@ -1199,8 +1215,8 @@ def _encode_lines(x: Any, s: int, bench: Any, weights: Any, lines: Any, encoded:
                 one[k] = np.int8(max(row[k], np.int16(0)))
                 other[k] = np.int8(max(-row[k], np.int16(0)))
             lines.minus[s, i] = minus > 0
-            lines.starts[s, 0, i] = np.int32(-128 * plus)
-            lines.starts[s, 1, i] = np.int32(-128 * minus)
+            lines.starts[s, 0, i] = lines.starts[s, 1, 2 * i] = np.int32(-128 * plus)
+            lines.starts[s, 1, 2 * i + 1] = np.int32(-128 * minus)
     return fits
 
 
@@ -1336,34 +1352,38 @@ def _source_rows(
 
 @_inner
 def _multiply_panel(
-    lines: Any, s: int, low: int, high: int, column: int, bench: Any, weights: Any,
-    matrix: int, product: Any,
-) -> None:  # fmt: skip
-    """Multiply rows `low` to `high` with a panel of outputs: into int32 [kinds, n, width]."""
+    lines: Any, s: int, low: int, high: int, column: int, bench: Any, weights: Any, matrix: int,
+    product: Any,
+) -> int:  # fmt: skip
+    """Multiply rows `low` to `high` with a panel of outputs: into int32 [kinds, lines, width].
+
+    Returns
+    -------
+    lines of each row with successive exposures: 1 if none has an x-, else 2; 0 for other benches
+    """
     length, stored = weights.segments[s, 1], weights.segments[s, 2]
-    steps, k = (length + 3) // 4, stored // 4
-    shown, starts, bytes_ = (
-        lines.shown[low:high],
-        lines.starts[s, :, low:high],
-        weights.bytes_[matrix],
-    )
-    first = shown[:, 0, stored:]
-    if bench.scheme == FOUR_READINGS:
-        multiply_bytes(first, starts[0], bytes_, k, steps, column, 2, product[:2])
-    else:
-        multiply_bytes(first, starts[0], bytes_, k, steps, column, 0, product[:1])
-    negative = 0
+    steps, k, n = (length + 3) // 4, stored // 4, high - low
+    bytes_, starts = weights.bytes_[matrix], lines.starts[s]
+    if bench.scheme < TWO_EXPOSURES:
+        part = 1 if product.shape[0] == 2 else 0
+        own, shown = starts[0, low:high], lines.shown[low:high]
+        if part:
+            both = shown.reshape(n * 2, shown.shape[2])
+            multiply_bytes(both[:, stored:], own, bytes_, k, steps, column, 1, product[:, :n])
+        else:
+            multiply_bytes(shown[:, 0, stored:], own, bytes_, k, steps, column, 0, product[:, :n])
+        return 0
+    negative, part = 0, 2 if bench.scheme == FOUR_READINGS else 0
     for i in range(low, high):
         negative += lines.minus[s, i]
-    if product.shape[0] == 1 or (bench.scheme >= TWO_EXPOSURES and not negative):
-        return
-    second = shown[:, 1, stored:]
-    if bench.scheme == WITH_LIGHT:
-        multiply_bytes(second, starts[1], bytes_, k, steps, column, 1, product[1:2])
-    elif bench.scheme == TWO_EXPOSURES:
-        multiply_bytes(second, starts[1], bytes_, k, steps, column, 0, product[1:2])
-    else:
-        multiply_bytes(second, starts[1], bytes_, k, steps, column, 2, product[2:4])
+    shown = lines.shown[low:high]
+    if not negative:
+        own = starts[0, low:high]
+        multiply_bytes(shown[:, 0, stored:], own, bytes_, k, steps, column, part, product[:, :n])
+        return 1
+    both, own = shown.reshape(n * 2, shown.shape[2]), starts[1, 2 * low : 2 * high]
+    multiply_bytes(both[:, stored:], own, bytes_, k, steps, column, part, product[:, : 2 * n])
+    return 2
 
 
 @_inner
@@ -1423,9 +1443,12 @@ def _buffers_of(task: Any, has_drift: bool, bench: Any, weights: Any, detector: 
         np.empty((n, longest), np.int16), np.empty((n, 2)), np.empty((n, 2)),
         np.empty((n, 2), np.int64), np.empty(n),
     )  # fmt: skip
-    kinds = 1 if bench.scheme == ONE_SUM else (4 if bench.scheme == FOUR_READINGS else 2)
-    step, panel = min(n, 32), 512 if n <= 4 else 256
-    product, light_term = np.empty((kinds, step, panel), np.int32), np.empty((2, panel), np.float32)
+    kinds = 1 if bench.scheme in (ONE_SUM, TWO_EXPOSURES) else 2
+    step, panel = min(n, 32), 256
+    if n <= 4 and longest <= 1024:  # whose weights fit a second-level cache
+        panel = 512
+    light_term = np.empty((2, panel), np.float32)
+    product = np.empty((kinds, 2 * step if bench.scheme >= TWO_EXPOSURES else step, panel), np.int32)
     return _lines_for(n, has_drift, bench, weights, detector), encoded, product, light_term
 
 
@@ -1486,7 +1509,8 @@ def multiply(
     lines, encoded, product, light_term = _buffers_of(
         task, drift.shape[1] > 0, bench, weights, detector
     )
-    (_, step, panel), saturated, n = product.shape, 0, last_row - first_row
+    panel, saturated, n = product.shape[2], 0, last_row - first_row
+    step = min(n, 32)
     space = _space_for(panel)
     has_light = bench.photons > 0 or bench.per_mac > 0 or bench.entering_per_mac > 0
     of_noise = key if has_light else key[:0]
@@ -1515,13 +1539,15 @@ def multiply(
                 _light_terms(light_term, s, matrix, column, width, bench, weights, detector)
                 for low in range(0, n, step):
                     high = min(low + step, n)
-                    sums = product[:kinds, : high - low, :tiles]
-                    _multiply_panel(lines, s, low, high, column, bench, weights, matrix, sums)
+                    sums = product[:kinds, :, :tiles]
+                    in_turn = _multiply_panel(
+                        lines, s, low, high, column, bench, weights, matrix, sums
+                    )
                     block = Block(
                         column, product, bench.light_unit, bench.gains,
                         lines.row_light[s, :, low:high], lines.terms[s, :, low:high], light_term,
                         lines.minus[s, low:high], lines.source[s, :, low:high], bench.frame,
-                        converter,
+                        converter, in_turn,
                     )  # fmt: skip
                     top, bottom = first_row + low, first_row + high
                     if peaks.size:

@@ -263,7 +263,7 @@ def _read_compiled(
     if noise is None:
         nothing = np.zeros(0, dtype=np.uint64)
         noise = NoiseKeys(nothing, nothing, 0)
-    plain = (np.stack(block.sums), tuple(block.converter), *block[:1], *block[2:-1])
+    plain = (np.stack(block.sums), tuple(block.converter), *block[:1], *block[2:-2])
     loops = compiled_loops()
     return int(loops.read_block(y, add, plain, tuple(detector), tuple(noise), quantiles()))
 
