@@ -1110,6 +1110,8 @@ class ByteWeights(NamedTuple):
     sums : of max(W, 0) and max(-W, 0) over a segment, int32 [m, segments, 2, M]; with the offset
         encoding the first is that of W
     columns : sums over the outputs that light depends on, int64 [m, K]; [m, 0] without
+    light_term : see `Block`, float32 [m, segments, 2, M]
+    lit : sums of the weights that light each rail, over K and M, int64 [m, segments, 2]
     scale, low, total : of `EncodedWeights`, float64 [m, segments, M]
     limit, inverse_step, factor : of `Converter`, float32 [m, segments, M]
     segments : first column, length, and first stored column, int64 [segments, 3]
@@ -1120,6 +1122,8 @@ class ByteWeights(NamedTuple):
     bytes_: Any
     sums: Any
     columns: Any
+    light_term: Any
+    lit: Any
     scale: Any
     low: Any
     total: Any
@@ -1274,9 +1278,7 @@ def _light_rows(
     constant = bench.dark * length * outputs
     if bench.dark == 0:
         for rail in range(rails):
-            total = np.int64(0)
-            for o in range(outputs):
-                total += _light_sum(weights.sums[matrix, s], rail, o, bench)
+            total = weights.lit[matrix, s, rail]
             unit, each = bench.rail_unit[rail], bench.rail_constant[rail] * length
             constant += leak * (unit * total + each * outputs)
     per_sum = 0.0
@@ -1384,23 +1386,6 @@ def _multiply_panel(
     both, own = shown.reshape(n * 2, shown.shape[2]), starts[1, 2 * low : 2 * high]
     multiply_bytes(both[:, stored:], own, bytes_, k, steps, column, part, product[:, : 2 * n])
     return 2
-
-
-@_inner
-def _light_terms(
-    term: Any, s: int, matrix: int, column: int, width: int, bench: Any, weights: Any,
-    detector: Any,
-) -> None:  # fmt: skip
-    """Store the outputs' terms of the light in `term` float32 [2, width]."""
-    leak, sums = bench.leak, weights.sums[matrix, s]
-    length = weights.segments[s, 1]
-    if bench.scheme < TWO_EXPOSURES and bench.centre < 0:
-        leak = 2 * bench.leak
-    for rail in range(detector.rails):
-        unit, each = bench.rail_unit[rail], bench.rail_constant[rail] * length
-        for k in range(width):
-            passed = unit * _light_sum(sums, rail, column + k, bench) + each
-            term[rail, k] = np.float32(leak * passed)
 
 
 @_inner
@@ -1536,7 +1521,10 @@ def multiply(
                     weights.inverse_step[matrix, s, column:end],
                     weights.factor[matrix, s, column:end],
                 )
-                _light_terms(light_term, s, matrix, column, width, bench, weights, detector)
+                term = weights.light_term[matrix, s]
+                for rail in range(detector.rails):
+                    for k in range(width):
+                        light_term[rail, k] = term[rail, column + k]
                 for low in range(0, n, step):
                     high = min(low + step, n)
                     sums = product[:kinds, :, :tiles]
@@ -1579,6 +1567,24 @@ def _store_plain(bytes_: Any, output: int, column: int, level: int) -> None:
 _store = _store_byte if HAS_DOT else _store_plain
 
 
+@_inner
+def _keep_light(weights: Any, first: int, last: int, s: int, bench: Any) -> None:
+    """Compute the light of weights of segment `s` that outputs from `first` to `last` have."""
+    leak, length = bench.leak, weights.segments[s, 1]
+    if bench.scheme < TWO_EXPOSURES and bench.centre < 0:
+        leak = 2 * bench.leak
+    for matrix in range(len(weights.lit)):
+        sums = weights.sums[matrix, s]
+        for rail in range(2 if bench.scheme >= TWO_EXPOSURES else 1):
+            unit, each = bench.rail_unit[rail], bench.rail_constant[rail] * length
+            term, total = weights.light_term[matrix, s, rail], np.int64(0)
+            for o in range(first, last):
+                term[o] = np.float32(leak * (unit * _light_sum(sums, rail, o, bench) + each))
+            for o in range(weights.outputs):
+                total += _light_sum(sums, rail, o, bench)
+            weights.lit[matrix, s, rail] = total
+
+
 @_borrowing
 def pack_weights(w: Any, scales: Any, place: Any, rule: Any, plain: Any) -> int:
     """Round weights to levels and store them in `ByteWeights`; return how many saturated.
@@ -1589,10 +1595,10 @@ def pack_weights(w: Any, scales: Any, place: Any, rule: Any, plain: Any) -> int:
     scales : range of all levels, and the number at level 0, of the outputs that are stored:
         float64 and float32 [m, outputs]
     place : first and last output; segment, and its first and last column of w that are stored
-    rule : number of levels; centre of the offset encoding, or -1; and which sums over the outputs
-        are kept: 0 none, 1 of the magnitudes, -1 of the integers
+    rule : number of levels; centre of the offset encoding, or -1; which sums over the outputs are
+        kept: 0 none, 1 of the magnitudes, -1 of the integers; and `BenchConstants`
     """
-    (span, lowest), (first, last, s, begin, end), (levels, centre, lit) = scales, place, rule
+    (span, lowest), (first, last, s, begin, end), (levels, centre, lit, bench) = scales, place, rule
     weights, saturated = ByteWeights(*plain), 0
     shift = weights.segments[s, 2] - weights.segments[s, 0]
     least, most = np.float32(0 if centre >= 0 else -levels), np.float32(levels)
@@ -1621,4 +1627,5 @@ def pack_weights(w: Any, scales: Any, place: Any, rule: Any, plain: Any) -> int:
                     _store(bytes_, o, at, level)
                 if lit:
                     columns[k] += column
+    _keep_light(weights, first, last, s, BenchConstants(*bench))
     return saturated

@@ -41,6 +41,7 @@ from .parameters import MockParameters
 from .weight_segment import readout_limit
 
 _TILE = 64  # outputs whose bytes are neighbours
+_OF_WEIGHTS = ("bytes", "sums", "columns", "light_term", "lit", "scale", "low", "total")
 _CONVERTERS = ("limit", "inverse_step", "factor")
 
 
@@ -78,7 +79,8 @@ class PackedWeights:
         self._is_offset = profile.encoding == "offset"
         levels = offset_levels if self._is_offset else signed_levels
         self._levels, self._leak = levels(profile.weight_bits), modulator_leak(profile)
-        self._value_unit = bench_constants(parameters).value_unit
+        bench = bench_constants(parameters)
+        self._bench, self._value_unit = tuple(bench), bench.value_unit
         self._arrays = self._space(weights.shape[1], weights.shape[2])
         self.grow(weights)
 
@@ -121,7 +123,8 @@ class PackedWeights:
     ) -> None:
         """Encode columns `begin` to `last`, of segment `s`, of some outputs."""
         centre = (self._levels + 1) // 2 if self._is_offset else -1
-        place, rule = (rows.start, rows.stop, s, begin, last), (self._levels, centre, self._lit)
+        place = (rows.start, rows.stop, s, begin, last)
+        rule = (self._levels, centre, self._lit, self._bench)
         pack = compiled_loops().pack_weights
         self.saturated[s] += pack(weights, scales, place, rule, self._fields())
         peaks = self._arrays["scale"][:, s, rows]
@@ -213,6 +216,8 @@ class PackedWeights:
             "bytes": bytes_,
             "sums": np.zeros((*each, 2, outputs), dtype=np.int32),
             "columns": np.zeros((matrices, stored if has_columns else 0), dtype=np.int64),
+            "light_term": np.zeros((*each, 2, outputs), dtype=np.float32),
+            "lit": np.zeros((*each, 2), dtype=np.int64),
             "scale": np.zeros((*each, outputs)),
             "largest": np.full(len(segments), np.inf),
             "low": np.zeros(offset),
@@ -250,7 +255,7 @@ class PackedWeights:
 
     def _fields(self) -> tuple[Any, ...]:
         arrays = self._arrays
-        of_weights = ("bytes", "sums", "columns", "scale", "low", "total", *_CONVERTERS)
+        of_weights = (*_OF_WEIGHTS, *_CONVERTERS)
         return (
             *(arrays[name] for name in of_weights),
             self.segments,
