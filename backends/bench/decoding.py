@@ -133,17 +133,17 @@ class Decoder:
             }
             return DecodedShot(self.model.passed_e(*levels), numbers=numbers)
         peak = self._check_saturation(taken)
+        reading = self.layout.read(taken.data)
         dark, marks = math.nan, Marks({})
         if not self.is_guessed:
             mean_input = float(self.curves["input"].light[taken.frames["input"].levels].mean())
-            marks = self.layout.marks(taken.data, mean_input, self.response.markers)
+            marks = self.layout.marks(reading, mean_input, self.response.markers)
             self._check_numbers(marks, taken)
             if self._dark_level is not None:
                 dark = self._dark_level.check(taken.data)
             self.bench.detector.check_steady(taken.data, self.optics)
-        raw = self.layout.electrons(taken.data)
-        brightness = self._brightness(raw, marks, taken)
-        electrons = raw / brightness
+        brightness = self._brightness(reading.electrons, marks, taken)
+        electrons = reading.electrons / brightness
         if self.response.inverse is not None:
             electrons = self.response.inverse @ electrons
         if not self.is_guessed:

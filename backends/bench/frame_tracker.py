@@ -198,9 +198,8 @@ class FrameTracker:
             self._show(frame, pending)
         taken = expose()
         try:
-            seen = self._decoder.layout.marks(
-                taken.data, None, self._decoder.response.markers
-            ).numbers
+            layout, markers = self._decoder.layout, self._decoder.response.markers
+            seen = layout.marks(layout.read(taken.data), None, markers).numbers
         except (StaleFrame, UnexpectedIntensity):
             seen = {}  # no id is readable, so an id that is read later belongs to a later frame
         for role in ROLES:

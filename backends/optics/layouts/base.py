@@ -26,6 +26,7 @@ LEAST_LIGHT, MOST_LIGHT = 0.7, 1.4  # brightness of a marker over the expected o
 DARK, BRIGHT, FIRST_BIT = 0, 1, 2  # first indices of an index map, before the elements
 _CONTRAST, _CONTRAST_UNKNOWN = 0.96, 0.3  # least contrast of a bit; while leaks are unknown
 _SIGMAS = 5.0  # below a contrast, exceeded by chance three times in ten million
+MARKER_LIMITS = LEAST_LIGHT, MOST_LIGHT, _CONTRAST, _SIGMAS
 _MIXED = 0.05  # fraction of other elements' input that a lit weight pixel may see
 _STEP_PX = 8  # grid on which the usable part of a modulator is searched
 
@@ -71,6 +72,20 @@ class Marks:
     numbers: dict[str, int]
     scale: float | None = None
     scale_variance: float = 0.0
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The photoelectrons of one exposure, above the dark level.
+
+    Parameters
+    ----------
+    electrons : of each slot, float64 [slots]
+    cells : of the marker cells of both roles, input first, float64 [roles, copies x 2 bits]
+    """
+
+    electrons: np.ndarray
+    cells: np.ndarray
 
 
 class _Pattern:
@@ -289,11 +304,15 @@ class Layout(ABC):
         return np.stack([bits, 1 - bits], axis=1).ravel()
 
     @abstractmethod
+    def read(self, taken: np.ndarray) -> Reading:
+        """Return the photoelectrons of slots and marker cells of an exposure."""
+
     def electrons(self, taken: np.ndarray) -> np.ndarray:
         """Return the photoelectrons of each slot, float64 [slots], from an exposure."""
+        return self.read(taken).electrons
 
     @abstractmethod
-    def marks(self, taken: np.ndarray, mean_input: float | None, markers: Markers | None) -> Marks:
+    def marks(self, reading: Reading, mean_input: float | None, markers: Markers | None) -> Marks:
         """Read the markers of a shot.
 
         Parameters
@@ -315,7 +334,7 @@ class Layout(ABC):
 
     def marker_electrons(self, taken: np.ndarray) -> dict[str, np.ndarray]:
         """Return the photoelectrons of marker cells, by role: float64 [copies x 2 bits]."""
-        return {}
+        return dict(zip(("input", "weight"), self.read(taken).cells, strict=False))
 
     def marker_variance(self, response: Response) -> float | None:
         """Return the relative variance of the brightness from a shot's markers; None without them.
