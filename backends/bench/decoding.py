@@ -136,7 +136,8 @@ class Decoder:
         reading = self.layout.read(taken.data)
         dark, marks = math.nan, Marks({})
         if not self.is_guessed:
-            mean_input = float(self.curves["input"].light[taken.frames["input"].levels].mean())
+            light = self.curves["input"].light.take(taken.frames["input"].levels)
+            mean_input = float(light.mean())
             marks = self.layout.marks(reading, mean_input, self.response.markers)
             self._check_numbers(marks, taken)
             if self._dark_level is not None:

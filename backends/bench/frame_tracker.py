@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from .bench import Bench
 from .decoding import Decoder, Frame, Taken
 from .pending_shot import PendingShot, add_slice, zero_stats
 from .shot_plan import PlannedShot
+from .worker import Worker
 
 
 class FrameTracker:
@@ -39,11 +39,13 @@ class FrameTracker:
         self._bits = 0 if decoder.is_guessed else decoder.layout.marker_bits
         self._shown: dict[str, tuple[Shown, Frame]] = {}
         self._unconfirmed: dict[str, list[int]] = {role: [] for role in ROLES}
-        self._encoder = ThreadPoolExecutor(1, thread_name_prefix="lightloom-encode")
+        # frame ids shown minus planned: a retry takes an id, so that those after it move on
+        self._ahead = dict.fromkeys(ROLES, 0)
+        self._encoder = Worker("lightloom-encode")
 
     def close(self) -> None:
         """Stop the encoding thread after its current frame."""
-        self._encoder.shutdown(cancel_futures=True)
+        self._encoder.close()
 
     # --- encoding --------------------------------------------------------------------------------
 
@@ -64,14 +66,18 @@ class FrameTracker:
                 key = planned.key(role)
                 if keys.get(role) != key:
                     keys[role] = key
-                    number = planned.counters[role]
                     pending.frames[role] = self._encoder.submit(
-                        self._make_frame, role, planned, number, stats
+                        self._make_expected, role, planned, stats
                     )
             ready.append(pending)
             if len(ready) > AHEAD:
                 yield ready.popleft()
         yield from ready
+
+    def _make_expected(self, role: str, planned: PlannedShot, stats: Stats) -> Frame:
+        """Return a frame with the frame id that it will probably show."""
+        number = planned.counters[role] + self._ahead[role]
+        return self._make_frame(role, planned, number, stats)
 
     def _make_frame(self, role: str, planned: PlannedShot, number: int, stats: Stats) -> Frame:
         start_s, start = self._bench.clock.now_s(), time.perf_counter()
@@ -100,8 +106,9 @@ class FrameTracker:
             if shown is not None and shown[1].key == pending.planned.key(role):
                 continue
             number = self._number(role, pending)
-            future = pending.frames.get(role)
-            frame = None if future is None else future.result()
+            self._ahead[role] = number - pending.planned.counters[role]
+            encoding = pending.frames.get(role)
+            frame = None if encoding is None else encoding.result()
             if frame is None or frame.number != number:
                 frame = self._make_frame(role, pending.planned, number, pending.stats)
             self._show(frame, pending)

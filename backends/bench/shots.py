@@ -14,7 +14,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -29,6 +28,7 @@ from .frame_tracker import FrameTracker
 from .pending_shot import JobState, PendingShot, add_slice
 from .segment_writer import SegmentWriter
 from .shot_plan import ShotPlan, TileJob, TileResult
+from .worker import Worker
 
 _LEARNING_READS = 8  # detector reads before their longest duration sets the time-out
 _TIMEOUT_FACTOR, _TIMEOUT_MARGIN_S = 2.0, 0.02  # time-out = factor x longest read + margin
@@ -71,13 +71,13 @@ class ShotRunner:
         self._pause_error: Paused | None = None
         self._needs_arming = False  # the detector may still return an exposure that was given up
         self._read_timeout = _ReadTimeout(bench.file.limits.timeout_s)
-        self._decoding = ThreadPoolExecutor(1, thread_name_prefix="lightloom-decode")
+        self._decoding = Worker("lightloom-decode")
         bench.detector.arm()
 
     def close(self) -> None:
         """Stop the threads after their current task."""
         self._frames.close()
-        self._decoding.shutdown(cancel_futures=True)
+        self._decoding.close()
 
     def serve(self, upcoming: Callable[[], TileJob | None], may_restart: bool) -> None:
         """Begin to take the jobs of a queue, and to record their segments and faults.
@@ -204,7 +204,7 @@ class ShotRunner:
         attempts = pending.attempts
         self._check(state, pending)
         for other in waiting if pending.attempts > attempts else ():
-            if other.depends_on_previous and other.future is not None:
+            if other.depends_on_previous and other.decoding is not None:
                 other.fail(
                     StaleFrame("its frame cannot be told from the frame of a shot that failed")
                 )
@@ -214,7 +214,7 @@ class ShotRunner:
     def _attempt(
         self, pending: PendingShot, following: PendingShot | None = None, restarts: bool = False
     ) -> bool:
-        """Take one exposure and start to decode it; the result is in `pending.future`.
+        """Take one exposure and start to decode it; the result is in `pending.decoding`.
 
         The frames of the following shot are shown as soon as the exposure has ended.
 
@@ -244,7 +244,7 @@ class ShotRunner:
                 raise
             pending.fail(error)
             return True
-        pending.future = self._decoding.submit(self._decode, taken)
+        pending.decoding = self._decoding.submit(self._decode, taken)
         return False
 
     def _expose(
@@ -284,12 +284,12 @@ class ShotRunner:
 
     def _check(self, state: JobState, pending: PendingShot) -> None:
         """Wait for the result of a shot; apply recoveries until the result can be trusted."""
-        while pending.future is not None:  # None: checked already, together with a suspect shot
+        while pending.decoding is not None:  # None: checked already, together with a suspect shot
             if pending.darkness != self.bench.darkness:
                 self._retake_dark(pending)
                 continue
             try:
-                decoded = pending.future.result()
+                decoded = pending.decoding.result()
             except InstrumentError as error:
                 self._handle(state, pending, error)
             else:
