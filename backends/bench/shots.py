@@ -271,7 +271,7 @@ class ShotRunner:
             pending.stats.seconds["product"] += time.perf_counter() - start
         for name, began_s, ended_s in reading.phases:
             add_slice(bench, "detector", name, began_s, ended_s, planned)
-        return Taken(shot, reading.data, frames, planned)
+        return Taken(shot, reading.data, reading.peak, frames, planned)
 
     def _decode(self, taken: Taken) -> DecodedShot:
         start_s = self.bench.clock.now_s()

@@ -96,6 +96,7 @@ class _Pattern:
     Parameters
     ----------
     places : index of each pixel's value, [height, width]: dark, bright, a marker bit, an element
+    dtype : of a frame
     """
 
     def __init__(self, places: np.ndarray, dtype: np.dtype[Any]) -> None:
@@ -103,11 +104,11 @@ class _Pattern:
         rows = np.array([seen.setdefault(row.tobytes(), len(seen)) for row in places])
         first = np.unique(rows, return_index=True)[1]
         self._rows, self._places = rows, places[first].astype(np.intp)
-        self._dtype = dtype
+        self.dtype = dtype
 
     def frame(self, values: np.ndarray) -> np.ndarray:
-        """Return the frame [height, width] of values [places]."""
-        looked_up = values.astype(self._dtype, copy=False).take(self._places)
+        """Return the frame [height, width] of values [places], which have its type."""
+        looked_up = values.take(self._places)
         if len(self._places) == len(self._rows):
             return looked_up
         return looked_up.take(self._rows, axis=0)
@@ -167,6 +168,7 @@ class Layout(ABC):
             "weight": _Pattern(weight, dtypes["weight"]),
             "input": _Pattern(on_input, dtypes["input"]),
         }
+        self._marks = {role: self._marked(role, dtypes[role]) for role in self._patterns}
         lit = np.bincount(self.elements[self.elements >= 0], minlength=self.slots * self.length)
         if not lit.all():
             raise InputError(
@@ -289,10 +291,17 @@ class Layout(ABC):
         -------
         frame : grey levels (height, width)
         """
-        dark, bright = self.darkest[role], self.brightest[role]
-        marks = np.where(self._bits(number) > 0, bright, dark)
-        values = np.concatenate([[dark, bright], marks, levels.ravel()])
-        return self._patterns[role].frame(values)
+        pattern = self._patterns[role]
+        marks = self._marks[role][self.frame_id(number)]
+        elements = levels.ravel().astype(pattern.dtype, copy=False)
+        return pattern.frame(np.concatenate([marks, elements]))
+
+    def _marked(self, role: str, dtype: np.dtype[Any]) -> np.ndarray:
+        """Return the levels of the places before the elements, one row per frame id."""
+        ids = np.array([self._bits(number) for number in range(1 << self.marker_bits)])
+        levels = np.array([self.darkest[role], self.brightest[role]])
+        always = np.broadcast_to(levels, (len(ids), len(levels)))
+        return np.concatenate([always, levels[ids]], axis=1).astype(dtype)
 
     def frame_id(self, number: int) -> int:
         """Return the number that the markers of a frame show: its last bits."""
