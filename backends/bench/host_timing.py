@@ -14,6 +14,7 @@ from ..base import Stats
 from ..timing import ShotTiming
 from .product import Product
 from .shot_plan import TileResult
+from .worker import Worker
 
 if TYPE_CHECKING:
     from .backend import BenchBackend
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 _REPEATS = 5
 _OUTPUTS = 8  # of the products that are timed
 _SHOT_S = 2e-4  # for handing a shot from thread to thread, which is not measured
+_WAITS, _WAIT_S = 1024, 5e-4  # that show how late a thread wakes up
+_LATE = 64  # of them that predictions use
 
 
 @dataclass(frozen=True)
@@ -58,21 +61,51 @@ def measure_host(backend: BenchBackend) -> BenchHost:
             return model.passed_e(inputs, weights)
         return layout.electrons(taken) if not timing.window_s else None
 
+    def encode() -> Any:
+        return layout.frame("input", inputs, 1)
+
     few, many = (_product(backend, count, chance) for count in (1, 64))
     return BenchHost(
         replace(
             timing,
             encode_s=(
-                _median(lambda: layout.frame("input", inputs, 1)),
+                _median(encode),
                 _median(lambda: layout.frame("weight", model.weigh(intensity)[0], 1)),
             ),
             show_s=2 * _median(frame.copy),  # one copy for the driver, one for the recorded frame
             shot_s=_SHOT_S,
             decode_s=_median(decode),
+            late_s=_lateness(encode, decode),
         ),
         _fit_line(few[0], many[0]),
         _fit_line(few[1], many[1]),
     )
+
+
+def _lateness(encode: Callable[[], Any], decode: Callable[[], Any]) -> tuple[float, ...]:
+    """Return how late a thread wakes up while two others encode and decode, in seconds.
+
+    Modulators flip at whole refresh periods. On a fast bench a thread that is a little late often
+    misses one, so a mean would not do. The order of the numbers is such that each few of them in a
+    row are like all of them.
+    """
+    workers = Worker("encode"), Worker("decode")
+    late = np.empty(_WAITS)
+    for number in range(_WAITS):
+        tasks = [
+            worker.submit(call) for worker, call in zip(workers, (encode, decode), strict=True)
+        ]
+        until_s = time.perf_counter() + _WAIT_S
+        time.sleep(_WAIT_S)
+        late[number] = max(time.perf_counter() - until_s, 0.0)
+        for task in tasks:
+            task.result()
+    for worker in workers:
+        worker.close()
+    bits = _LATE.bit_length() - 1
+    reversed_bits = [int(f"{number:0{bits}b}"[::-1], 2) for number in range(_LATE)]
+    chosen = np.quantile(late, (np.array(reversed_bits) + 0.5) / _LATE)
+    return tuple(chosen.tolist())
 
 
 def _product(

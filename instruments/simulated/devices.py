@@ -199,11 +199,18 @@ class CameraOptions(SimulatedOptions, CountOptions):
 
 
 class SimulatedCamera(_Simulated, Camera):
-    """A camera with shot noise, read noise, dark current, full well and ADC."""
+    """A camera with shot noise, read noise, dark current, full well and ADC.
+
+    Attributes
+    ----------
+    recording : images by the address of their shot; a shot in it is not simulated again, others are
+        added. None for no recording
+    """
 
     driver = "simulated-camera"
     Options = CameraOptions
     tells_exposed = True
+    recording: dict[str, np.ndarray] | None = None
 
     def _connect(self, timeout_s: float) -> Identity:
         device = self._device = CAMERAS[self.options.device]
@@ -265,7 +272,11 @@ class SimulatedCamera(_Simulated, Camera):
             return None
         number, start, shot = self._waiting.popleft()
         self.clock.sleep_until(ready_s)
-        data = self._image(start, shot, kind == "garbage")
+        data = None if self.recording is None else self.recording.get(shot.address)
+        if data is None:
+            data = self._image(start, shot, kind == "garbage")
+        if self.recording is not None:
+            self.recording[shot.address] = data
         last, self._last = self._last, data
         if kind == "stale" and last is not None:
             data = last
