@@ -75,7 +75,7 @@ class Marks:
 
 
 @dataclass(frozen=True)
-class Reading:
+class ImageReading:
     """The photoelectrons of one exposure, above the dark level.
 
     Parameters
@@ -313,7 +313,7 @@ class Layout(ABC):
         return np.stack([bits, 1 - bits], axis=1).ravel()
 
     @abstractmethod
-    def read(self, taken: np.ndarray) -> Reading:
+    def read(self, taken: np.ndarray) -> ImageReading:
         """Return the photoelectrons of slots and marker cells of an exposure."""
 
     def electrons(self, taken: np.ndarray) -> np.ndarray:
@@ -321,7 +321,9 @@ class Layout(ABC):
         return self.read(taken).electrons
 
     @abstractmethod
-    def marks(self, reading: Reading, mean_input: float | None, markers: Markers | None) -> Marks:
+    def marks(
+        self, reading: ImageReading, mean_input: float | None, markers: Markers | None
+    ) -> Marks:
         """Read the markers of a shot.
 
         Parameters

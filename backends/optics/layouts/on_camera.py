@@ -12,7 +12,7 @@ from ....instruments import InputError
 from ....instruments.environment import COMPILED
 from .. import registration
 from ..parameters import Markers, Optics, Response
-from .base import MARKER_LIMITS, MOST_LIGHT, Layout, Marks, Reading
+from .base import MARKER_LIMITS, MOST_LIGHT, ImageReading, Layout, Marks
 
 ROLES = ("input", "weight")  # of markers
 APART_PX = 8  # distance of dark pixels from lit ones, in camera pixels: blur and edges of spots
@@ -131,16 +131,18 @@ class OnCamera(Layout):
         """Split values of all regions into those of slots and of cells [roles, copies x 2 bits]."""
         return regions[: self._slots], regions[self._slots :].reshape(self._cell_shape)
 
-    def read(self, taken: np.ndarray) -> Reading:
+    def read(self, taken: np.ndarray) -> ImageReading:
         """Return the counts of slots and marker cells above the dark level, in electrons."""
-        return Reading(*self._split(self._regions.electrons(taken)))
+        return ImageReading(*self._split(self._regions.electrons(taken)))
 
     @property
     def marker_cells(self) -> dict[str, int]:
         """The number of marker cells, by role."""
         return dict.fromkeys(ROLES, self._cell_shape[1])
 
-    def marks(self, reading: Reading, mean_input: float | None, markers: Markers | None) -> Marks:
+    def marks(
+        self, reading: ImageReading, mean_input: float | None, markers: Markers | None
+    ) -> Marks:
         """Read both frame numbers from their marker cells, and the brightness of the cells.
 
         The brightness comes from the differences of bits and complements, in which leaks cancel.
@@ -173,7 +175,7 @@ class OnCamera(Layout):
         return Marks(numbers, above / expected, variance / expected**2)
 
     def _compiled_marks(
-        self, reading: Reading, mean_input: float, markers: Markers
+        self, reading: ImageReading, mean_input: float, markers: Markers
     ) -> Marks | None:
         """Return the same as `marks`, to the bit; None where a marker is not readable."""
         shape = (len(ROLES), -1, 2 * self.marker_bits)
