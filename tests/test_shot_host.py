@@ -85,7 +85,7 @@ def test_no_frame_is_encoded_twice_after_a_retry(
 
     monkeypatch.setattr(FrameTracker, "_make_frame", counted)
     backend = make_bench(instruments__input__faults=fault("frozen", [12]))
-    backend.matmul(np.abs(numbers(60, 16)), numbers(4, 16, seed=4))
+    backend.matmul(np.abs(numbers(400, 16)), numbers(4, 16, seed=4))
     assert sum(backend.faults.values()) >= 1
     assert sum(name != "lightloom-encode" for name in threads) <= 8
 
