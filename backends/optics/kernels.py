@@ -50,7 +50,7 @@ def count_sums(counts: np.ndarray, regions: np.ndarray, edges: np.ndarray) -> np
     return sums
 
 
-@compiled()
+@compiled(error_model="numpy")  # as in numpy, a division by zero is not an error
 def read_markers(
     electrons: np.ndarray,
     expected: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
