@@ -66,7 +66,7 @@ class FrameTracker:
                 key = planned.key(role)
                 if keys.get(role) != key:
                     keys[role] = key
-                    pending.frames[role] = self._encoder.submit(
+                    pending.frames[role] = self._encoder.defer(
                         self._make_expected, role, planned, stats
                     )
             ready.append(pending)
@@ -137,12 +137,19 @@ class FrameTracker:
             self._unconfirmed[role].clear()
         self._shown.clear()
 
-    def wait_until_settled(self) -> None:
-        """Wait until both frames have settled."""
+    def wait_until_settled(self, decoding: Worker) -> None:
+        """Wait until both frames have settled; decode and encode meanwhile."""
+        settled_s = max(self._settled_s(role, shown) for role, (shown, _) in self._shown.items())
+        for worker in (decoding, self._encoder):
+            worker.use_spare_time(settled_s - self._bench.clock.now_s())
         for role, modulator in self._bench.modulators.items():
             shown = self._shown[role][0]
             self._bench.clock.sleep_until(shown.shown_at_s + self._settling_s[role])
             modulator.wait_until_settled(shown)
+
+    def _settled_s(self, role: str, shown: Shown) -> float:
+        """Return when the light of a frame has settled."""
+        return max(shown.settled_at_s, shown.shown_at_s + self._settling_s[role])
 
     def _show(self, frame: Frame, pending: PendingShot) -> None:
         start, role, stats = time.perf_counter(), frame.role, pending.stats
@@ -151,7 +158,7 @@ class FrameTracker:
         shown = self._bench.modulators[role].show(frame.pixels)
         self._shown[role] = (shown, frame)
         self._bench.detector.expect_frame(role)
-        settled_s = max(shown.settled_at_s, shown.shown_at_s + self._settling_s[role])
+        settled_s = self._settled_s(role, shown)
         add_slice(self._bench, role, "settling", shown.shown_at_s, settled_s, pending.planned)
         if role == "input":
             stats.input_frames += 1

@@ -1,10 +1,10 @@
 """`ShotRunner`: takes the shots of a job as fast as the devices allow, and retries bad ones.
 
-Three steps overlap: one thread encodes the next frames, the bench shows, settles and exposes the
-current frames, and another thread decodes the previous shot. As soon as an exposure has ended, the
-modulators get the next frames while the detector is read out. Each shot is checked exactly two
-shots after its exposure, and all shots of a segment before the first shot of the next segment. So
-the retries and their order never depend on the speed of the computer.
+Three steps overlap: while frames settle, the previous shot is decoded and the next frames are
+encoded, in the same thread if there is time, else in threads of their own. As soon as an exposure
+has ended, the modulators get the next frames while the detector is read out. Each shot is checked
+exactly two shots after its exposure, and all shots of a segment before the first shot of the next
+segment. So the retries and their order never depend on the speed of the computer.
 
 At the end of a segment no shot is pending. The monitors are read then, and the segment is recorded.
 """
@@ -244,7 +244,7 @@ class ShotRunner:
                 raise
             pending.fail(error)
             return True
-        pending.decoding = self._decoding.submit(self._decode, taken)
+        pending.decoding = self._decoding.defer(self._decode, taken)
         return False
 
     def _expose(
@@ -262,7 +262,7 @@ class ShotRunner:
         shot = Shot(f"{pending.name}/{pending.attempts - 1}{suffix}", bench.shots)
         start = time.perf_counter()
         try:
-            self._frames.wait_until_settled()
+            self._frames.wait_until_settled(self._decoding)
             start_s = bench.clock.now_s()
             on_exposed = None if following is None else partial(self._frames.show, following)
             reading = bench.detector.expose(shot, self._read_timeout.seconds, on_exposed)
