@@ -149,6 +149,7 @@ def test_spare_time_is_used_only_if_a_task_fits() -> None:
         deferred = worker.defer(task)
         worker.use_spare_time(spare_s)
         deferred.result()
+        worker.submit(int).result()  # begins once the duration of the task is known
     asked = worker.defer(task)
     asked.result()  # nothing else would do it
     worker.use_spare_time(1.0)
