@@ -133,7 +133,8 @@ class Worker:
         for task in self._deferred:
             if not task.is_deferred:  # its result was asked for
                 continue
-            if 0 < _SPARE * self._task_s + _SPARE_S < until - perf_counter():
+            needed_s = _SPARE * self._task_s + _SPARE_S
+            if self._task_s and needed_s < until - perf_counter():
                 self._do(task)
             else:
                 task.is_deferred = False
