@@ -230,6 +230,7 @@ class SimulatedCamera(_Simulated, Camera):
         self._waiting: deque[tuple[int, float, Shot]] = deque()
         self._number, self._free_s, self._exposed_s = 0, -np.inf, -np.inf
         self._last: np.ndarray | None = None
+        self._black_image: np.ndarray | None = None
         return identity
 
     def _configure(self, exposure_s: float, region: Region, trigger: TriggerMode) -> float:
@@ -286,11 +287,18 @@ class SimulatedCamera(_Simulated, Camera):
     def _dtype(self) -> np.dtype[Any]:
         return np.dtype(np.uint8 if self.bit_depth <= 8 else np.uint16)
 
+    def _black(self, height: int, width: int) -> np.ndarray:
+        """Return a black image; it is made once, because new memory takes longer than a shot."""
+        if self._black_image is None or self._black_image.shape != (height, width):
+            self._black_image = np.zeros((height, width), dtype=self._dtype)
+            self._black_image.setflags(write=False)
+        return self._black_image
+
     def _image(self, start_s: float, shot: Shot, is_garbage: bool) -> np.ndarray:
         device, region = self._device, self.region
         assert self.gain_e_per_count is not None and self.offset_counts is not None
         if self.world.options.light == "timing":
-            return np.zeros((region.height, region.width), dtype=self._dtype)
+            return self._black(region.height, region.width)
         gain, offset = self.gain_e_per_count, self.offset_counts
         light = self.world.on_camera(
             start_s, self._exposure_s, self.sensor_shape, region, self.row_time_s, shot
