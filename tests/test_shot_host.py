@@ -12,7 +12,7 @@ import pytest
 from bench_factory import BenchMaker, fault, numbers
 from lightloom.backends import DeviceTimeline, JobShape
 from lightloom.backends.bench.frame_tracker import FrameTracker
-from lightloom.backends.bench.worker import Worker
+from lightloom.backends.bench.queue import Worker
 from lightloom.backends.optics.layouts import on_camera
 from lightloom.backends.optics.layouts.base import ImageReading, Marks
 from lightloom.backends.timing import ModulatorTiming, ShotTiming

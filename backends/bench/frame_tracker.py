@@ -16,8 +16,8 @@ from ..timing import AHEAD
 from .bench import Bench
 from .decoding import Decoder, Frame, Taken
 from .pending_shot import PendingShot, add_slice, zero_stats
+from .queue import Worker
 from .shot_plan import PlannedShot
-from .worker import Worker
 
 
 class FrameTracker:

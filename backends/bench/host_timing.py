@@ -13,8 +13,8 @@ import numpy as np
 from ..base import Stats
 from ..timing import ShotTiming
 from .product import Product
+from .queue import Worker
 from .shot_plan import TileResult
-from .worker import Worker
 
 if TYPE_CHECKING:
     from .backend import BenchBackend

@@ -11,8 +11,8 @@ import numpy as np
 from ..base import Stats
 from .bench import Bench
 from .decoding import DecodedShot, Frame
+from .queue import Task
 from .shot_plan import PlannedShot, TileJob
-from .worker import Task
 
 
 @dataclass

@@ -26,9 +26,9 @@ from .fault_policy import SUSPENDED, kind_of
 from .fault_recovery import SUBSTITUTES, FaultRecovery
 from .frame_tracker import FrameTracker
 from .pending_shot import JobState, PendingShot, add_slice
+from .queue import Worker
 from .segment_writer import SegmentWriter
 from .shot_plan import ShotPlan, TileJob, TileResult
-from .worker import Worker
 
 _LEARNING_READS = 8  # detector reads before their longest duration sets the time-out
 _TIMEOUT_FACTOR, _TIMEOUT_MARGIN_S = 2.0, 0.02  # time-out = factor x longest read + margin
