@@ -138,7 +138,8 @@ class OnCamera(Layout):
     @property
     def marker_cells(self) -> dict[str, int]:
         """The number of marker cells, by role."""
-        return dict.fromkeys(ROLES, self._cell_shape[1])
+        count = int(self._cell_shape[1])
+        return dict.fromkeys(ROLES, count)
 
     def marks(
         self, reading: ImageReading, mean_input: float | None, markers: Markers | None
