@@ -134,6 +134,7 @@ class DeviceTimeline:
         self._flips = {"weight": -math.inf, "input": -math.inf}
         self._settled = {"weight": -math.inf, "input": -math.inf}
         self._free_s = -math.inf
+        self._waits = 0
         self._encoded_s = self._decoded_s = -math.inf
         self._begun: deque[float] = deque(maxlen=AHEAD + 1)  # starts of the last shots of a job
         self._counters = {"since": 0, "references": 0}
@@ -215,12 +216,13 @@ class DeviceTimeline:
     def _expose(self, job: JobShape, after: tuple[str, ...], upcoming: JobShape) -> None:
         timing = self.timing
         self._begun.append(self.now_s)
-        now = max(self.now_s, self._settled["input"], self._settled["weight"])
+        self._wait_until(max(self._settled["input"], self._settled["weight"]))
+        now = self.now_s
         if timing.window_s:
             end = now + timing.window_s
             self._note("detector", "exposure", now, end, job)
             self.busy_s["detector"] += end - now
-            self.now_s = end
+            self._wait_until(end)
             self._show(after, upcoming)
         else:
             start = max(now + timing.trigger_latency_s, self._free_s)
@@ -230,15 +232,21 @@ class DeviceTimeline:
             self.busy_s["detector"] += read - start
             self._note("detector", "exposure", start, end, job)
             self._note("detector", "read-out", end, read, job)
-            self.now_s = end if timing.shows_early else read
+            self._wait_until(end if timing.shows_early else read)
             self._show(after, upcoming)
-            self.now_s = max(self.now_s, read)
+            self._wait_until(read)
         self.now_s += timing.shot_s
         # the previous shot is checked now, while this one is decoded
         self.now_s = max(self.now_s, self._decoded_s)
         self._decoded_s = max(self._decoded_s, self.now_s) + timing.decode_s
         self._note("decode", "decode", self._decoded_s - timing.decode_s, self._decoded_s, job)
         self.shots += 1
+
+    def _wait_until(self, moment_s: float) -> None:
+        """Let the thread that takes shots wait, and wake up late."""
+        if moment_s > self.now_s:
+            self.now_s = moment_s + self.timing.late_after(self._waits)
+            self._waits += 1
 
     def _show(self, roles: tuple[str, ...], job: JobShape) -> None:
         timing = self.timing

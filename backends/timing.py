@@ -48,6 +48,7 @@ class ShotTiming:
     encode_s : of an input frame and of a weight frame, in its own thread
     show_s, shot_s : of sending a frame, and of the rest of a shot
     decode_s : of a shot, in its own thread
+    late_s : how late the thread that takes shots wakes up from each wait, in turn; see `late_after`
     """
 
     input: ModulatorTiming
@@ -64,6 +65,11 @@ class ShotTiming:
     show_s: float = 0.0
     shot_s: float = 0.0
     decode_s: float = 0.0
+    late_s: tuple[float, ...] = ()
+
+    def late_after(self, wait: int) -> float:
+        """Return how late the thread wakes up from a wait, by the number of the wait."""
+        return self.late_s[wait % len(self.late_s)] if self.late_s else 0.0
 
     @classmethod
     def of(cls, profile: OpticsProfile) -> ShotTiming:
@@ -78,7 +84,7 @@ class ShotTiming:
     @property
     def devices(self) -> ShotTiming:
         """The same without the host's times."""
-        return replace(self, encode_s=(0.0, 0.0), show_s=0.0, shot_s=0.0, decode_s=0.0)
+        return replace(self, encode_s=(0.0, 0.0), show_s=0.0, shot_s=0.0, decode_s=0.0, late_s=())
 
     @property
     def period_s(self) -> float:

@@ -18,25 +18,27 @@ BENCHES = {
 }
 
 
-def bench_text(name: str, scale: float = 1.0) -> str:
-    """Return the text of a bench file of `BENCHES` without light, on the real clock.
+def bench_text(name: str, scale: float = 1.0, light: str = "timing", clock: str = "real") -> str:
+    """Return the text of a bench file of `BENCHES`.
 
     Parameters
     ----------
     scale : factor on the devices' times
+    light : "pixels", or "timing" for none
+    clock : "real" or "virtual"
     """
     device, *times_s = BENCHES[name]
     refresh_s, settle_s, readout_s, exposure_s = (scale * time_s for time_s in times_s)
     times = f"refresh_period_s = {refresh_s}\nsettle_time_s = {settle_s}"
     camera = "fast-512" if device == "fast-512" else "basler-aca1440"
-    text = example_file("imaged", clock="real")
+    text = example_file("imaged", clock=clock)
     for old, new in (
         ('device = "fast-1920"', f'device = "{device}"\n{times}'),
         ('device = "basler-aca1440"', f'device = "{camera}"\nreadout_s = {readout_s}'),
         ('exposure_s = "2 ms"', f"exposure_s = {exposure_s}"),
     ):
         text = text.replace(old, new)
-    return text + '\nlight = "timing"\n'
+    return text + f'\nlight = "{light}"\n'
 
 
 @contextmanager

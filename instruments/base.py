@@ -248,7 +248,8 @@ class Instrument(ABC):
 
     def _logged(self, what: str, call: Callable[[], R]) -> R:
         """Call a function, log its duration and outcome, and translate foreign exceptions."""
-        start_s = self.clock.now_s()
+        is_timed = LOG.isEnabledFor(logging.DEBUG)
+        start_s = self.clock.now_s() if is_timed else 0.0
         try:
             result = call()
         except LightloomError as error:
@@ -258,7 +259,8 @@ class Instrument(ABC):
         except Exception as error:  # vendor libraries raise any type
             LOG.debug("%s.%s: %s", self.name, what, repr(error), exc_info=True)
             raise self._attributed(self._translated(error, what)) from error
-        LOG.debug("%s.%s took %.6f s", self.name, what, self.clock.now_s() - start_s)
+        if is_timed:
+            LOG.debug("%s.%s took %.6f s", self.name, what, self.clock.now_s() - start_s)
         return result
 
     def _attributed(self, error: LightloomError) -> LightloomError:

@@ -96,6 +96,7 @@ class CameraFrame:
     taken_at_s : start of the exposure, on the instrument's clock
     exposure_s : duration of the exposure
     shot : the shot that the trigger named; None where it named none
+    highest : the highest count; None where it is not known
     """
 
     data: np.ndarray
@@ -103,6 +104,7 @@ class CameraFrame:
     taken_at_s: float
     exposure_s: float
     shot: Shot | None = None
+    highest: int | None = None
 
     def __repr__(self) -> str:
         height, width = self.data.shape
@@ -416,21 +418,23 @@ class Camera(Instrument):
                 "repeat the shot"
             )
         self._frame_id += 1
-        data = self._counts(raw.data)
-        return CameraFrame(data, self._frame_id, raw.taken_at_s, self._exposure_s, shot)
+        data, highest = self._counts(raw.data)
+        return CameraFrame(data, self._frame_id, raw.taken_at_s, self._exposure_s, shot, highest)
 
-    def _counts(self, data: np.ndarray) -> np.ndarray:
-        """Return counts of `bit_depth` bits, shifted back by the `count_shift` of the bench file.
+    def _counts(self, data: np.ndarray) -> tuple[np.ndarray, int]:
+        """Return counts of `bit_depth` bits, and the highest of them.
+
+        They are shifted back by the `count_shift` of the bench file.
 
         Raises
         ------
         ProtocolError : for counts that do not fit the bit depth
         """
         shift = getattr(self.options, "count_shift", 0)
-        problem = count_problem(data, self.bit_depth, shift)
+        problem, highest = count_problem(data, self.bit_depth, shift)
         if problem:
             raise ProtocolError(f"{self.name}: {problem}")
-        return data >> data.dtype.type(shift) if shift else data
+        return data >> data.dtype.type(shift) if shift else data, highest
 
     def _make_safe(self) -> None:
         if self.is_armed:

@@ -11,8 +11,10 @@ import numpy as np
 _MIN_DISTINCT = 8  # distinct counts, above which steps of a power of two are not chance
 
 
-def count_problem(data: np.ndarray, bit_depth: int, shift: int = 0) -> str:
-    """Return the problem of counts and its remedy as one clause; "" where there is no problem.
+def count_problem(data: np.ndarray, bit_depth: int, shift: int = 0) -> tuple[str, int]:
+    """Return the problem of counts and its remedy as one clause, and the highest count.
+
+    The clause is "" where there is no problem. The count is shifted back.
 
     Parameters
     ----------
@@ -21,28 +23,30 @@ def count_problem(data: np.ndarray, bit_depth: int, shift: int = 0) -> str:
     shift : bits by which counts are left-aligned according to the bench file
     """
     if data.dtype.kind != "u" or not data.size:
-        return f"it sent a frame of {data.dtype}; integer counts are needed"
+        return f"it sent a frame of {data.dtype}; integer counts are needed", 0
     word = 8 * data.dtype.itemsize
     spare = word - bit_depth
     if shift and shift > spare:
         return (
             f"count_shift = {shift} leaves no room for {bit_depth} bits in {word}-bit words; set "
             f"it to at most {spare}"
-        )
+        ), 0
     if shift and not _are_multiples(data, shift):
         return (
             f"count_shift = {shift} would discard bits that are set, so the counts are not "
             "left-aligned; remove count_shift"
-        )
+        ), 0
     highest, most = int(data.max()) >> shift, (1 << bit_depth) - 1
     if highest <= most:
-        return ""
+        return "", highest
     if shift:
-        return f"a count is {highest} after count_shift, and {bit_depth} bits hold at most {most}"
+        problem = f"a count is {highest} after count_shift, and {bit_depth} bits hold at most"
+        return f"{problem} {most}", highest
     remedy = "set the bit depth, or pixel format, that the camera really has"
     if _are_multiples(data, spare):
         remedy = f"if they are left-aligned, set count_shift = {spare}"
-    return f"it sent a count of {highest}, and {bit_depth} bits hold at most {most}; {remedy}"
+    problem = f"it sent a count of {highest}, and {bit_depth} bits hold at most {most}"
+    return f"{problem}; {remedy}", highest
 
 
 def alignment_shift(data: np.ndarray, bit_depth: int) -> int:

@@ -134,7 +134,9 @@ def test_the_true_response_predicts_the_light(
     slope = layout_of.electrons(counts) @ expected / (expected @ expected)
     assert slope == pytest.approx(1, abs=1e-3)
     marks = layout_of.marks(
-        counts, float(curves["input"].light[x].mean()), backend.optical_model.response.markers
+        layout_of.read(counts),
+        float(curves["input"].light[x].mean()),
+        backend.optical_model.response.markers,
     )
     assert marks.scale == pytest.approx(1, abs=1e-3)
 

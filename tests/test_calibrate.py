@@ -260,7 +260,7 @@ def gain_of_products(backend: BenchBackend, rounds: int = 12) -> float:
         mean_input = float(curves["input"].light[x].mean())
         electrons = (
             layout.electrons(counts)
-            / layout.marks(counts, mean_input, decoder.response.markers).scale
+            / layout.marks(layout.read(counts), mean_input, decoder.response.markers).scale
         )
         inverse = decoder.response.inverse
         return electrons if inverse is None else inverse @ electrons

@@ -27,6 +27,7 @@ from lightloom.backends.bench.checksum import (
 )
 from lightloom.backends.bench.product import Product
 from lightloom.backends.bench.product_frames import encode_operand
+from lightloom.backends.optics.layouts.base import ImageReading
 from lightloom.instruments import ChecksumMismatch, InputError, InstrumentError
 from lightloom.models import load_model
 from lightloom.scheduler.costs import HostModel
@@ -281,14 +282,14 @@ def test_a_wrong_gain_of_one_slot_is_found(
     backend = make_bench(checks__rows=8)
     x, w = np.abs(numbers(4, 16)), numbers(8, 16, seed=4)
     assert backend.matmul(x, w).stats.suspicious == 0
-    electrons = backend.optical_model.layout.electrons
+    read = backend.optical_model.layout.read
 
-    def off(taken: np.ndarray) -> np.ndarray:
-        found = electrons(taken)
-        found[3] *= 0.5
+    def off(taken: np.ndarray) -> ImageReading:
+        found = read(taken)
+        found.electrons[3] *= 0.5
         return found
 
-    monkeypatch.setattr(backend.optical_model.layout, "electrons", off)
+    monkeypatch.setattr(backend.optical_model.layout, "read", off)
     assert "checksum" in fails(backend, x, w)
     assert next(reversed(backend.checked), None) is not None
 

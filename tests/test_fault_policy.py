@@ -26,6 +26,7 @@ from lightloom.backends.bench.checkpoint import QUALITY
 from lightloom.backends.bench.decoding import chi_square_limit
 from lightloom.backends.bench.fault_policy import DEFAULTS, KINDS, FaultPolicy
 from lightloom.backends.bench.shot_plan import TileJob
+from lightloom.backends.optics.layouts.base import ImageReading
 from lightloom.instruments import (
     ChecksumMismatch,
     Disconnected,
@@ -455,14 +456,14 @@ def test_references_detect_a_slot_that_changed(
     backend = recorded(make_bench, layout, world__electrons_per_pixel_j=light)
     assert_right(backend, layout)
     assert backend.setup.references >= 2 and backend.faults == {}
-    electrons = backend.optical_model.layout.electrons
+    read = backend.optical_model.layout.read
 
-    def dusty(taken: np.ndarray) -> np.ndarray:
-        found = electrons(taken)
-        found[1] *= 0.7
+    def dusty(taken: np.ndarray) -> ImageReading:
+        found = read(taken)
+        found.electrons[1] *= 0.7
         return found
 
-    monkeypatch.setattr(backend.optical_model.layout, "electrons", dusty)
+    monkeypatch.setattr(backend.optical_model.layout, "read", dusty)
     with pytest.raises(Paused, match=r"reference shot .* slot [01], "):
         for _ in range(8):
             assert_right(backend, layout)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -41,10 +41,11 @@ class Frame:
 
 @dataclass(frozen=True)
 class Taken:
-    """The data of one exposure, with the frames that it should show."""
+    """The data of one exposure and their peak, with the frames that it should show."""
 
     shot: Shot
     data: np.ndarray
+    peak: float
     frames: dict[str, Frame]
     planned: PlannedShot
 
@@ -116,34 +117,35 @@ class Decoder:
         start, self._step_change = time.perf_counter(), 0.0
         before = None if self.tracker is None else self.tracker.state()
         try:
-            found = self._decoded(taken)
+            return self._decoded(taken, start)
         except BaseException:
             if self.tracker is not None and before is not None:
                 self.tracker.restore(before)
                 self.tracker.allow_step_change(self._step_change)
             raise
-        return replace(found, seconds=time.perf_counter() - start)
 
-    def _decoded(self, taken: Taken) -> DecodedShot:
-        """Check the data of an exposure, and return its result."""
+    def _decoded(self, taken: Taken, start: float) -> DecodedShot:
+        """Check the data of an exposure, and return its result; decoding began at `start`."""
         if self.bench.is_timing_only:
             levels = (taken.frames[role].levels for role in ("input", "weight"))
             numbers = {
                 role: self.layout.frame_id(frame.number) for role, frame in taken.frames.items()
             }
-            return DecodedShot(self.model.passed_e(*levels), numbers=numbers)
+            electrons = self.model.passed_e(*levels)
+            return DecodedShot(electrons, numbers=numbers, seconds=time.perf_counter() - start)
         peak = self._check_saturation(taken)
+        reading = self.layout.read(taken.data)
         dark, marks = math.nan, Marks({})
         if not self.is_guessed:
-            mean_input = float(self.curves["input"].light[taken.frames["input"].levels].mean())
-            marks = self.layout.marks(taken.data, mean_input, self.response.markers)
+            light = self.curves["input"].light.take(taken.frames["input"].levels)
+            mean_input = float(light.mean())
+            marks = self.layout.marks(reading, mean_input, self.response.markers)
             self._check_numbers(marks, taken)
             if self._dark_level is not None:
                 dark = self._dark_level.check(taken.data)
             self.bench.detector.check_steady(taken.data, self.optics)
-        raw = self.layout.electrons(taken.data)
-        brightness = self._brightness(raw, marks, taken)
-        electrons = raw / brightness
+        brightness = self._brightness(reading.electrons, marks, taken)
+        electrons = reading.electrons / brightness
         if self.response.inverse is not None:
             electrons = self.response.inverse @ electrons
         if not self.is_guessed:
@@ -162,6 +164,7 @@ class Decoder:
             peak,
             math.nan if checksum is None else float(checksum),
             marks.numbers,
+            time.perf_counter() - start,
         )
 
     # --- checks ----------------------------------------------------------------------------------
@@ -169,9 +172,8 @@ class Decoder:
     def _check_saturation(self, taken: Taken) -> float:
         """Refuse a shot with saturated samples; return its brightest sample over full scale."""
         top = self.bench.detector.spec.full_scale
-        peak = float(taken.data.max())
-        if peak < top:
-            return peak / top
+        if taken.peak < top:
+            return taken.peak / top
         saturated = taken.data >= top
         if self.optics.bad is not None:
             saturated &= ~self.optics.bad
@@ -181,7 +183,7 @@ class Decoder:
                 f"shot {taken.shot.address}: the detector is saturated ({count} samples at "
                 f"{top:g}); lower power_w or exposure_s in {self.bench.path}"
             )
-        return peak / top
+        return taken.peak / top
 
     def _check_numbers(self, marks: Marks, taken: Taken) -> None:
         ids = {role: self.layout.frame_id(frame.number) for role, frame in taken.frames.items()}

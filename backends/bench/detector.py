@@ -49,10 +49,12 @@ class DetectorReading:
     Parameters
     ----------
     data : counts [h, w] of a camera, volts [channels, samples] of a photodiode
+    peak : the highest of these data
     phases : name, start and end of each phase of the exposure, for a timeline, in seconds
     """
 
     data: np.ndarray
+    peak: float
     phases: tuple[tuple[str, float, float], ...]
 
 
@@ -375,7 +377,9 @@ class CameraDetector(BenchDetector):
         frame = camera.read(timeout_s)
         ends_s = frame.taken_at_s + frame.exposure_s
         exposure = ("exposure", frame.taken_at_s, ends_s)
-        return DetectorReading(frame.data, (exposure, ("read-out", ends_s, self.clock.now_s())))
+        peak = float(frame.data.max() if frame.highest is None else frame.highest)
+        phases = exposure, ("read-out", ends_s, self.clock.now_s())
+        return DetectorReading(frame.data, peak, phases)
 
     def take_fresh(self, exposure_s: float, timeout_s: float, shot: Shot) -> np.ndarray:
         """Return the counts [h, w] of one exposure, after earlier ones were discarded."""
@@ -497,7 +501,8 @@ class PhotodiodeDetector(BenchDetector):
         start_s = self.clock.now_s()
         self._check_counters()
         data = self.take_fresh(self.file.exposure_s, timeout_s, shot)
-        return DetectorReading(data, (("exposure", start_s, self.clock.now_s()),))
+        phases = (("exposure", start_s, self.clock.now_s()),)
+        return DetectorReading(data, float(data.max()), phases)
 
     def frame_counts(self) -> Iterator[tuple[str, int, int]]:
         """Yield role, counted and expected frames of each modulator."""

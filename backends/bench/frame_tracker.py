@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from ..timing import AHEAD
 from .bench import Bench
 from .decoding import Decoder, Frame, Taken
 from .pending_shot import PendingShot, add_slice, zero_stats
+from .queue import Worker
 from .shot_plan import PlannedShot
 
 
@@ -39,11 +39,13 @@ class FrameTracker:
         self._bits = 0 if decoder.is_guessed else decoder.layout.marker_bits
         self._shown: dict[str, tuple[Shown, Frame]] = {}
         self._unconfirmed: dict[str, list[int]] = {role: [] for role in ROLES}
-        self._encoder = ThreadPoolExecutor(1, thread_name_prefix="lightloom-encode")
+        # frame ids shown minus planned: a retry takes an id, so that those after it move on
+        self._ahead = dict.fromkeys(ROLES, 0)
+        self._encoder = Worker("lightloom-encode")
 
     def close(self) -> None:
         """Stop the encoding thread after its current frame."""
-        self._encoder.shutdown(cancel_futures=True)
+        self._encoder.close()
 
     # --- encoding --------------------------------------------------------------------------------
 
@@ -64,14 +66,18 @@ class FrameTracker:
                 key = planned.key(role)
                 if keys.get(role) != key:
                     keys[role] = key
-                    number = planned.counters[role]
-                    pending.frames[role] = self._encoder.submit(
-                        self._make_frame, role, planned, number, stats
+                    pending.frames[role] = self._encoder.defer(
+                        self._make_expected, role, planned, stats
                     )
             ready.append(pending)
             if len(ready) > AHEAD:
                 yield ready.popleft()
         yield from ready
+
+    def _make_expected(self, role: str, planned: PlannedShot, stats: Stats) -> Frame:
+        """Return a frame with the frame id that it will probably show."""
+        number = planned.counters[role] + self._ahead[role]
+        return self._make_frame(role, planned, number, stats)
 
     def _make_frame(self, role: str, planned: PlannedShot, number: int, stats: Stats) -> Frame:
         start_s, start = self._bench.clock.now_s(), time.perf_counter()
@@ -100,8 +106,9 @@ class FrameTracker:
             if shown is not None and shown[1].key == pending.planned.key(role):
                 continue
             number = self._number(role, pending)
-            future = pending.frames.get(role)
-            frame = None if future is None else future.result()
+            self._ahead[role] = number - pending.planned.counters[role]
+            encoding = pending.frames.get(role)
+            frame = None if encoding is None else encoding.result()
             if frame is None or frame.number != number:
                 frame = self._make_frame(role, pending.planned, number, pending.stats)
             self._show(frame, pending)
@@ -130,12 +137,19 @@ class FrameTracker:
             self._unconfirmed[role].clear()
         self._shown.clear()
 
-    def wait_until_settled(self) -> None:
-        """Wait until both frames have settled."""
+    def wait_until_settled(self, decoding: Worker) -> None:
+        """Wait until both frames have settled; decode and encode meanwhile."""
+        settled_s = max(self._settled_s(role, shown) for role, (shown, _) in self._shown.items())
+        for worker in (decoding, self._encoder):
+            worker.use_spare_time(settled_s - self._bench.clock.now_s())
         for role, modulator in self._bench.modulators.items():
             shown = self._shown[role][0]
             self._bench.clock.sleep_until(shown.shown_at_s + self._settling_s[role])
             modulator.wait_until_settled(shown)
+
+    def _settled_s(self, role: str, shown: Shown) -> float:
+        """Return when the light of a frame has settled."""
+        return max(shown.settled_at_s, shown.shown_at_s + self._settling_s[role])
 
     def _show(self, frame: Frame, pending: PendingShot) -> None:
         start, role, stats = time.perf_counter(), frame.role, pending.stats
@@ -144,7 +158,7 @@ class FrameTracker:
         shown = self._bench.modulators[role].show(frame.pixels)
         self._shown[role] = (shown, frame)
         self._bench.detector.expect_frame(role)
-        settled_s = max(shown.settled_at_s, shown.shown_at_s + self._settling_s[role])
+        settled_s = self._settled_s(role, shown)
         add_slice(self._bench, role, "settling", shown.shown_at_s, settled_s, pending.planned)
         if role == "input":
             stats.input_frames += 1
@@ -198,9 +212,8 @@ class FrameTracker:
             self._show(frame, pending)
         taken = expose()
         try:
-            seen = self._decoder.layout.marks(
-                taken.data, None, self._decoder.response.markers
-            ).numbers
+            layout, markers = self._decoder.layout, self._decoder.response.markers
+            seen = layout.marks(layout.read(taken.data), None, markers).numbers
         except (StaleFrame, UnexpectedIntensity):
             seen = {}  # no id is readable, so an id that is read later belongs to a later frame
         for role in ROLES:

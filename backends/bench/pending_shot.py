@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy as np
 from ..base import Stats
 from .bench import Bench
 from .decoding import DecodedShot, Frame
+from .queue import Task
 from .shot_plan import PlannedShot, TileJob
 
 
@@ -28,7 +28,7 @@ class PendingShot:
     recoveries_by_name : number of recoveries, by name of the recovery
     began_s : start of the latest exposure
     darkness : `Bench.darkness` at that start; a different value means that the light was off since
-    future : result of the latest exposure; None once it was checked
+    decoding : result of the latest exposure; None once it was checked
     depends_on_previous : its frame ids are unique only if the shots before it were correct
     decoded : the accepted result
     is_unsaved : the accepted result is not recorded yet
@@ -36,13 +36,13 @@ class PendingShot:
 
     planned: PlannedShot
     stats: Stats
-    frames: dict[str, Future[Frame]] = field(default_factory=dict)
+    frames: dict[str, Task[Frame]] = field(default_factory=dict)
     attempts: int = 0
     recoveries_by_kind: Counter[str] = field(default_factory=Counter)
     recoveries_by_name: Counter[str] = field(default_factory=Counter)
     began_s: float = 0.0
     darkness: int = 0
-    future: Future[DecodedShot] | None = None
+    decoding: Task[DecodedShot] | None = None
     depends_on_previous: bool = False
     decoded: DecodedShot | None = None
     is_unsaved: bool = True
@@ -54,12 +54,11 @@ class PendingShot:
 
     def fail(self, error: BaseException) -> None:
         """Set the result of the latest exposure to an error."""
-        self.future = Future()
-        self.future.set_exception(error)
+        self.decoding = Task.failed(error)
 
     def accept(self, decoded: DecodedShot) -> None:
         """Accept a result."""
-        self.decoded, self.future = decoded, None
+        self.decoded, self.decoding = decoded, None
 
 
 @dataclass

@@ -160,6 +160,7 @@ class Product:
                 )
             stats.add(result.stats)
         self.weights.clear()
+        self._inputs.clear()
         stats.checks += self.monitor.stats.checks
         stats.suspicious += self.monitor.stats.suspicious
         total, noise = np.zeros((2, m, count, rows))

@@ -182,6 +182,7 @@ class InputFrames:
         self._vectors, self._plan = vectors, plan
         self._places = [self._place_vectors(job) for job in range(len(plan.packing.tiles))]
         self._sums: dict[int, InputSum] = {}
+        self._shown: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
 
     def frame(self, job: int, vector: int) -> np.ndarray:
         """Return the grey levels of an input frame, in which each place has its own vector."""
@@ -190,18 +191,27 @@ class InputFrames:
         levels = self.sum(job).levels if vector < 0 else self.vectors(job, vector)[0]
         if layout.shares_input:
             return levels
-        shown = np.full((layout.slots, layout.length), self._curve.darkest, dtype=levels.dtype)
-        shown[: len(levels) * self._plan.stride] = np.repeat(levels, self._plan.stride, axis=0)
-        return shown
+        shown = levels.repeat(self._plan.stride, axis=0)
+        empty = layout.slots - len(shown)
+        if not empty:
+            return shown
+        dark = np.full((empty, layout.length), self._curve.darkest, dtype=levels.dtype)
+        return np.concatenate([shown, dark])
 
     def vectors(self, job: int, vector: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the vectors of an input frame, sums not counted.
+        """Return the vectors of an input frame, sums not counted; they are found once.
 
         Returns
         -------
         levels : grey levels, [places, length]
         scales : of their values, 0 for an empty place, float64 [places]
         """
+        known = self._shown.get((job, vector))
+        if known is None:
+            known = self._shown[job, vector] = self._placed(job, vector)
+        return known
+
+    def _placed(self, job: int, vector: int) -> tuple[np.ndarray, np.ndarray]:
         places = self._places[job]
         in_matrix = vector * self._plan.packing.copies + places.copy
         is_lit = in_matrix < places.count
@@ -212,6 +222,10 @@ class InputFrames:
         levels = self._vectors.levels[where]
         levels[~is_lit] = self._curve.darkest
         return levels, self._vectors.scales[where] * is_lit
+
+    def clear(self) -> None:
+        """Forget the vectors of all frames, which take memory."""
+        self._shown.clear()
 
     def sum(self, job: int) -> InputSum:
         """Return the sums of the vectors of a job, one per place; they are computed once."""

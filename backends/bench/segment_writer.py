@@ -143,7 +143,7 @@ class SegmentWriter:
             for other in segment
             if other is not pending
             and not other.planned.is_reference
-            and (other.decoded is not None or other.future is not None)
+            and (other.decoded is not None or other.decoding is not None)
         ]
         if isinstance(error, ChecksumMismatch) and error.scope == "tile":
             weight = pending.planned.weight

@@ -1,10 +1,10 @@
 """`ShotRunner`: takes the shots of a job as fast as the devices allow, and retries bad ones.
 
-Three steps overlap: one thread encodes the next frames, the bench shows, settles and exposes the
-current frames, and another thread decodes the previous shot. As soon as an exposure has ended, the
-modulators get the next frames while the detector is read out. Each shot is checked exactly two
-shots after its exposure, and all shots of a segment before the first shot of the next segment. So
-the retries and their order never depend on the speed of the computer.
+Three steps overlap: while frames settle, the previous shot is decoded and the next frames are
+encoded, in the same thread if there is time, else in threads of their own. As soon as an exposure
+has ended, the modulators get the next frames while the detector is read out. Each shot is checked
+exactly two shots after its exposure, and all shots of a segment before the first shot of the next
+segment. So the retries and their order never depend on the speed of the computer.
 
 At the end of a segment no shot is pending. The monitors are read then, and the segment is recorded.
 """
@@ -14,7 +14,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -27,6 +26,7 @@ from .fault_policy import SUSPENDED, kind_of
 from .fault_recovery import SUBSTITUTES, FaultRecovery
 from .frame_tracker import FrameTracker
 from .pending_shot import JobState, PendingShot, add_slice
+from .queue import Worker
 from .segment_writer import SegmentWriter
 from .shot_plan import ShotPlan, TileJob, TileResult
 
@@ -71,13 +71,13 @@ class ShotRunner:
         self._pause_error: Paused | None = None
         self._needs_arming = False  # the detector may still return an exposure that was given up
         self._read_timeout = _ReadTimeout(bench.file.limits.timeout_s)
-        self._decoding = ThreadPoolExecutor(1, thread_name_prefix="lightloom-decode")
+        self._decoding = Worker("lightloom-decode")
         bench.detector.arm()
 
     def close(self) -> None:
         """Stop the threads after their current task."""
         self._frames.close()
-        self._decoding.shutdown(cancel_futures=True)
+        self._decoding.close()
 
     def serve(self, upcoming: Callable[[], TileJob | None], may_restart: bool) -> None:
         """Begin to take the jobs of a queue, and to record their segments and faults.
@@ -204,7 +204,7 @@ class ShotRunner:
         attempts = pending.attempts
         self._check(state, pending)
         for other in waiting if pending.attempts > attempts else ():
-            if other.depends_on_previous and other.future is not None:
+            if other.depends_on_previous and other.decoding is not None:
                 other.fail(
                     StaleFrame("its frame cannot be told from the frame of a shot that failed")
                 )
@@ -214,7 +214,7 @@ class ShotRunner:
     def _attempt(
         self, pending: PendingShot, following: PendingShot | None = None, restarts: bool = False
     ) -> bool:
-        """Take one exposure and start to decode it; the result is in `pending.future`.
+        """Take one exposure and start to decode it; the result is in `pending.decoding`.
 
         The frames of the following shot are shown as soon as the exposure has ended.
 
@@ -244,7 +244,7 @@ class ShotRunner:
                 raise
             pending.fail(error)
             return True
-        pending.future = self._decoding.submit(self._decode, taken)
+        pending.decoding = self._decoding.defer(self._decode, taken)
         return False
 
     def _expose(
@@ -262,7 +262,7 @@ class ShotRunner:
         shot = Shot(f"{pending.name}/{pending.attempts - 1}{suffix}", bench.shots)
         start = time.perf_counter()
         try:
-            self._frames.wait_until_settled()
+            self._frames.wait_until_settled(self._decoding)
             start_s = bench.clock.now_s()
             on_exposed = None if following is None else partial(self._frames.show, following)
             reading = bench.detector.expose(shot, self._read_timeout.seconds, on_exposed)
@@ -271,7 +271,7 @@ class ShotRunner:
             pending.stats.seconds["product"] += time.perf_counter() - start
         for name, began_s, ended_s in reading.phases:
             add_slice(bench, "detector", name, began_s, ended_s, planned)
-        return Taken(shot, reading.data, frames, planned)
+        return Taken(shot, reading.data, reading.peak, frames, planned)
 
     def _decode(self, taken: Taken) -> DecodedShot:
         start_s = self.bench.clock.now_s()
@@ -284,12 +284,12 @@ class ShotRunner:
 
     def _check(self, state: JobState, pending: PendingShot) -> None:
         """Wait for the result of a shot; apply recoveries until the result can be trusted."""
-        while pending.future is not None:  # None: checked already, together with a suspect shot
+        while pending.decoding is not None:  # None: checked already, together with a suspect shot
             if pending.darkness != self.bench.darkness:
                 self._retake_dark(pending)
                 continue
             try:
-                decoded = pending.future.result()
+                decoded = pending.decoding.result()
             except InstrumentError as error:
                 self._handle(state, pending, error)
             else:

@@ -175,7 +175,7 @@ class Slots:
         if not (bright | (inputs == self.layout.darkest["input"])).all():
             lit = None  # the intensity of other levels is not known yet
         expected = None if self.markers is None else self.markers.times(exposure_s)
-        marks = self.layout.marks(taken, lit, expected)
+        marks = self.layout.marks(self.layout.read(taken), lit, expected)
         for role, number in marks.numbers.items():
             if number != self.layout.frame_id(self._number[role]):
                 raise StaleFrame(

@@ -102,8 +102,8 @@ class OpticalModel:
     def passed_e(self, inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Return the expected electrons of grey levels, float64 [slots]."""
         response = self.response
-        x = self.curves["input"].light[inputs] + response.input_leak[:, None]
-        w = self.curves["weight"].light[weights] + response.weight_leak[:, None]
+        x = self.curves["input"].light.take(inputs) + response.input_leak[:, None]
+        w = self.curves["weight"].light.take(weights) + response.weight_leak[:, None]
         return response.offset_e + np.asarray(np.einsum("sk,sk,sk->s", response.pairs_e, x, w))
 
     def leaked_e(self, inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -90,11 +91,20 @@ class Markers:
 
     def times(self, factor: float) -> Markers:
         """Return the markers in an exposure that is longer by a factor."""
-        scaled = {
-            name: {role: cells * factor for role, cells in by_role.items()}
-            for name, by_role in vars(self).items()
-        }
-        return Markers(**scaled)
+        scaled = (
+            {role: cells * factor for role, cells in by_role.items()}
+            for by_role in (self.e, self.leak_e, self.dark_e)
+        )
+        return Markers(*scaled)
+
+    @cached_property
+    def tables(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The three for both roles, input first: float64 [roles, copies x 2 bits]."""
+        light, leak, dark = (
+            np.array([by_role[role] for role in ("input", "weight")], dtype=np.float64)
+            for by_role in (self.e, self.leak_e, self.dark_e)
+        )
+        return light, leak, dark
 
 
 @dataclass(frozen=True)

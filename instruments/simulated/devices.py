@@ -199,11 +199,18 @@ class CameraOptions(SimulatedOptions, CountOptions):
 
 
 class SimulatedCamera(_Simulated, Camera):
-    """A camera with shot noise, read noise, dark current, full well and ADC."""
+    """A camera with shot noise, read noise, dark current, full well and ADC.
+
+    Attributes
+    ----------
+    recording : images by the address of their shot; a shot in it is not simulated again, others are
+        added. None for no recording
+    """
 
     driver = "simulated-camera"
     Options = CameraOptions
     tells_exposed = True
+    recording: dict[str, np.ndarray] | None = None
 
     def _connect(self, timeout_s: float) -> Identity:
         device = self._device = CAMERAS[self.options.device]
@@ -223,6 +230,7 @@ class SimulatedCamera(_Simulated, Camera):
         self._waiting: deque[tuple[int, float, Shot]] = deque()
         self._number, self._free_s, self._exposed_s = 0, -np.inf, -np.inf
         self._last: np.ndarray | None = None
+        self._black_image: np.ndarray | None = None
         return identity
 
     def _configure(self, exposure_s: float, region: Region, trigger: TriggerMode) -> float:
@@ -265,7 +273,11 @@ class SimulatedCamera(_Simulated, Camera):
             return None
         number, start, shot = self._waiting.popleft()
         self.clock.sleep_until(ready_s)
-        data = self._image(start, shot, kind == "garbage")
+        data = None if self.recording is None else self.recording.get(shot.address)
+        if data is None:
+            data = self._image(start, shot, kind == "garbage")
+        if self.recording is not None:
+            self.recording[shot.address] = data
         last, self._last = self._last, data
         if kind == "stale" and last is not None:
             data = last
@@ -275,11 +287,18 @@ class SimulatedCamera(_Simulated, Camera):
     def _dtype(self) -> np.dtype[Any]:
         return np.dtype(np.uint8 if self.bit_depth <= 8 else np.uint16)
 
+    def _black(self, height: int, width: int) -> np.ndarray:
+        """Return a black image; it is made once, because new memory takes longer than a shot."""
+        if self._black_image is None or self._black_image.shape != (height, width):
+            self._black_image = np.zeros((height, width), dtype=self._dtype)
+            self._black_image.setflags(write=False)
+        return self._black_image
+
     def _image(self, start_s: float, shot: Shot, is_garbage: bool) -> np.ndarray:
         device, region = self._device, self.region
         assert self.gain_e_per_count is not None and self.offset_counts is not None
         if self.world.options.light == "timing":
-            return np.zeros((region.height, region.width), dtype=self._dtype)
+            return self._black(region.height, region.width)
         gain, offset = self.gain_e_per_count, self.offset_counts
         light = self.world.on_camera(
             start_s, self._exposure_s, self.sensor_shape, region, self.row_time_s, shot

@@ -26,6 +26,7 @@ LEAST_LIGHT, MOST_LIGHT = 0.7, 1.4  # brightness of a marker over the expected o
 DARK, BRIGHT, FIRST_BIT = 0, 1, 2  # first indices of an index map, before the elements
 _CONTRAST, _CONTRAST_UNKNOWN = 0.96, 0.3  # least contrast of a bit; while leaks are unknown
 _SIGMAS = 5.0  # below a contrast, exceeded by chance three times in ten million
+MARKER_LIMITS = LEAST_LIGHT, MOST_LIGHT, _CONTRAST, _SIGMAS
 _MIXED = 0.05  # fraction of other elements' input that a lit weight pixel may see
 _STEP_PX = 8  # grid on which the usable part of a modulator is searched
 
@@ -73,6 +74,20 @@ class Marks:
     scale_variance: float = 0.0
 
 
+@dataclass(frozen=True)
+class ImageReading:
+    """The photoelectrons of one exposure, above the dark level.
+
+    Parameters
+    ----------
+    electrons : of each slot, float64 [slots]
+    cells : of the marker cells of both roles, input first, float64 [roles, copies x 2 bits]
+    """
+
+    electrons: np.ndarray
+    cells: np.ndarray
+
+
 class _Pattern:
     """Builds frames: the grey level of each pixel from the values of its slots.
 
@@ -81,6 +96,7 @@ class _Pattern:
     Parameters
     ----------
     places : index of each pixel's value, [height, width]: dark, bright, a marker bit, an element
+    dtype : of a frame
     """
 
     def __init__(self, places: np.ndarray, dtype: np.dtype[Any]) -> None:
@@ -88,11 +104,11 @@ class _Pattern:
         rows = np.array([seen.setdefault(row.tobytes(), len(seen)) for row in places])
         first = np.unique(rows, return_index=True)[1]
         self._rows, self._places = rows, places[first].astype(np.intp)
-        self._dtype = dtype
+        self.dtype = dtype
 
     def frame(self, values: np.ndarray) -> np.ndarray:
-        """Return the frame [height, width] of values [places]."""
-        looked_up = values.astype(self._dtype, copy=False).take(self._places)
+        """Return the frame [height, width] of values [places], which have its type."""
+        looked_up = values.take(self._places)
         if len(self._places) == len(self._rows):
             return looked_up
         return looked_up.take(self._rows, axis=0)
@@ -152,6 +168,7 @@ class Layout(ABC):
             "weight": _Pattern(weight, dtypes["weight"]),
             "input": _Pattern(on_input, dtypes["input"]),
         }
+        self._marks = {role: self._marked(role, dtypes[role]) for role in self._patterns}
         lit = np.bincount(self.elements[self.elements >= 0], minlength=self.slots * self.length)
         if not lit.all():
             raise InputError(
@@ -274,10 +291,17 @@ class Layout(ABC):
         -------
         frame : grey levels (height, width)
         """
-        dark, bright = self.darkest[role], self.brightest[role]
-        marks = np.where(self._bits(number) > 0, bright, dark)
-        values = np.concatenate([[dark, bright], marks, levels.ravel()])
-        return self._patterns[role].frame(values)
+        pattern = self._patterns[role]
+        marks = self._marks[role][self.frame_id(number)]
+        elements = levels.ravel().astype(pattern.dtype, copy=False)
+        return pattern.frame(np.concatenate([marks, elements]))
+
+    def _marked(self, role: str, dtype: np.dtype[Any]) -> np.ndarray:
+        """Return the levels of the places before the elements, one row per frame id."""
+        ids = np.array([self._bits(number) for number in range(1 << self.marker_bits)])
+        levels = np.array([self.darkest[role], self.brightest[role]])
+        always = np.broadcast_to(levels, (len(ids), len(levels)))
+        return np.concatenate([always, levels[ids]], axis=1).astype(dtype)
 
     def frame_id(self, number: int) -> int:
         """Return the number that the markers of a frame show: its last bits."""
@@ -289,11 +313,17 @@ class Layout(ABC):
         return np.stack([bits, 1 - bits], axis=1).ravel()
 
     @abstractmethod
+    def read(self, taken: np.ndarray) -> ImageReading:
+        """Return the photoelectrons of slots and marker cells of an exposure."""
+
     def electrons(self, taken: np.ndarray) -> np.ndarray:
         """Return the photoelectrons of each slot, float64 [slots], from an exposure."""
+        return self.read(taken).electrons
 
     @abstractmethod
-    def marks(self, taken: np.ndarray, mean_input: float | None, markers: Markers | None) -> Marks:
+    def marks(
+        self, reading: ImageReading, mean_input: float | None, markers: Markers | None
+    ) -> Marks:
         """Read the markers of a shot.
 
         Parameters
@@ -315,7 +345,7 @@ class Layout(ABC):
 
     def marker_electrons(self, taken: np.ndarray) -> dict[str, np.ndarray]:
         """Return the photoelectrons of marker cells, by role: float64 [copies x 2 bits]."""
-        return {}
+        return dict(zip(("input", "weight"), self.read(taken).cells, strict=False))
 
     def marker_variance(self, response: Response) -> float | None:
         """Return the relative variance of the brightness from a shot's markers; None without them.

@@ -81,7 +81,7 @@ class LineLayout(OnCamera):
 
     def columns(self) -> tuple[int, int]:
         """Return the first camera column that is read, and the one after the last."""
-        boxes = self._regions.boxes
+        boxes = self.boxes()
         return int(boxes[:, 1].min()), int(boxes[:, 3].max())
 
     def _are_lit(self, points: np.ndarray) -> np.ndarray:

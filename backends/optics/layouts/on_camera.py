@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -10,8 +12,9 @@ from ....instruments import InputError
 from ....instruments.environment import COMPILED
 from .. import registration
 from ..parameters import Markers, Optics, Response
-from .base import MOST_LIGHT, Layout, Marks
+from .base import MARKER_LIMITS, MOST_LIGHT, ImageReading, Layout, Marks
 
+ROLES = ("input", "weight")  # of markers
 APART_PX = 8  # distance of dark pixels from lit ones, in camera pixels: blur and edges of spots
 _DARK_PIXELS, _LEAST_DARK = 2000, 50  # pixels that measure the dark level, at most and at least
 _TYPICAL_INPUT = 0.25  # mean normalised intensity of inputs
@@ -28,6 +31,7 @@ class Regions:
 
     def __init__(self, boxes: np.ndarray, optics: Optics) -> None:
         self.boxes = np.ascontiguousarray(boxes, dtype=np.int64)
+        self._edges = _edges(self.boxes)
         self._gain = optics.gain_e_per_count
         area = np.prod(self.boxes[:, 2:] - self.boxes[:, :2], axis=1).astype(float)
         self._bad: tuple[np.ndarray, np.ndarray] | None = None
@@ -49,7 +53,13 @@ class Regions:
         return (top <= y) & (y < bottom) & (left <= x) & (x < right)
 
     def _sums(self, taken: np.ndarray) -> np.ndarray:
-        sums = region_sums(taken, self.boxes)
+        if not COMPILED:
+            boxes = self.boxes.tolist()
+            sums = np.array([taken[t:b, le:r].sum(dtype=np.float64) for t, le, b, r in boxes])
+        elif taken.dtype.kind == "u":
+            sums = kernels().count_sums(taken, self.boxes, self._edges).astype(np.float64)
+        else:
+            sums = kernels().region_sums(taken, self.boxes)
         if self._bad is not None:
             number, place = self._bad
             sums -= np.bincount(number, taken.ravel()[place], minlength=len(sums))
@@ -60,13 +70,21 @@ class Regions:
         return np.asarray((self._sums(taken) - self._dark) * self._gain)
 
 
-def region_sums(image: np.ndarray, regions: np.ndarray) -> np.ndarray:
-    """Sum an image over rectangles int64 [n, 4] (top, left, bottom, right): float64 [n]."""
-    if COMPILED:
-        from ..kernels import region_sums as compiled
+def _edges(boxes: np.ndarray) -> np.ndarray:
+    """Return the tops and the bottoms of rectangles by row, see `kernels.count_sums`."""
+    region = np.arange(len(boxes))
+    tops = np.stack([boxes[:, 0], region, np.full_like(region, -1)], axis=1)
+    bottoms = np.stack([boxes[:, 2], region, np.ones_like(region)], axis=1)
+    edges = np.concatenate([tops, bottoms])
+    return np.ascontiguousarray(edges[np.argsort(edges[:, 0], kind="stable")], dtype=np.int64)
 
-        return np.asarray(compiled(image, regions))
-    return np.array([image[t:b, le:r].sum(dtype=np.float64) for t, le, b, r in regions])
+
+@cache
+def kernels() -> Any:
+    """Return the compiled steps of decoding."""
+    from .. import kernels
+
+    return kernels
 
 
 class OnCamera(Layout):
@@ -92,8 +110,11 @@ class OnCamera(Layout):
                     "pixels; align the bench, or use a smaller part of the modulator"
                 )
             np.clip(boxes, 0, [height, width, height, width], out=boxes)
-        self._regions = Regions(regions, self.optics)
-        self._cells = {role: Regions(boxes, self.optics) for role, boxes in cells.items()}
+        cell_boxes = np.stack([cells[role].reshape(-1, 4) for role in ROLES])
+        self._slots, self._cell_shape = len(regions), cell_boxes.shape[:2]
+        self._regions = Regions(np.concatenate([regions, *cell_boxes]), self.optics)
+        self._pixels, self._cell_pixels = self._split(self._regions.pixels)
+        self._cell_variance = self._cell_pixels * self._pixel_variance  # without light
 
     def _guard_on_camera(self, scale: float, what: str) -> float:
         """Return the width of guard bands in camera pixels; refuse one that is too narrow."""
@@ -106,29 +127,36 @@ class OnCamera(Layout):
             )
         return on_camera_px
 
-    def electrons(self, taken: np.ndarray) -> np.ndarray:
-        """Return the counts of each slot's pixels above the dark level, in electrons."""
-        return self._regions.electrons(taken)
+    def _split(self, regions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Split values of all regions into those of slots and of cells [roles, copies x 2 bits]."""
+        return regions[: self._slots], regions[self._slots :].reshape(self._cell_shape)
+
+    def read(self, taken: np.ndarray) -> ImageReading:
+        """Return the counts of slots and marker cells above the dark level, in electrons."""
+        return ImageReading(*self._split(self._regions.electrons(taken)))
 
     @property
     def marker_cells(self) -> dict[str, int]:
         """The number of marker cells, by role."""
-        return {role: len(cells.pixels) for role, cells in self._cells.items()}
+        count = int(self._cell_shape[1])
+        return dict.fromkeys(ROLES, count)
 
-    def marker_electrons(self, taken: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the photoelectrons of marker cells, by role: float64 [copies x 2 bits]."""
-        return {role: cells.electrons(taken) for role, cells in self._cells.items()}
-
-    def marks(self, taken: np.ndarray, mean_input: float | None, markers: Markers | None) -> Marks:
+    def marks(
+        self, reading: ImageReading, mean_input: float | None, markers: Markers | None
+    ) -> Marks:
         """Read both frame numbers from their marker cells, and the brightness of the cells.
 
         The brightness comes from the differences of bits and complements, in which leaks cancel.
         """
+        if COMPILED and mean_input is not None and markers is not None:
+            marks = self._compiled_marks(reading, mean_input, markers)
+            if marks is not None:
+                return marks
         numbers: dict[str, int] = {}
         above, expected, variance = 0.0, 0.0, 0.0
-        for role, cells in self._cells.items():
-            electrons = cells.electrons(taken)
-            noise = np.maximum(electrons, 0) + cells.pixels * self._pixel_variance
+        for number, role in enumerate(ROLES):
+            electrons = reading.cells[number]
+            noise = np.maximum(electrons, 0) + self._cell_variance[number]
             bright = None
             if markers is not None:
                 bright = markers.e[role].reshape(-1, 2 * self.marker_bits)
@@ -137,15 +165,39 @@ class OnCamera(Layout):
             electrons, noise = (
                 part.reshape(-1, 2 * self.marker_bits) for part in (electrons, noise)
             )
-            number = numbers[role] = self._read_bits(electrons, bright, noise, role)
+            numbers[role] = self._read_bits(electrons, bright, noise, role)
             if bright is not None:
-                lit = self._bits(number) > 0
+                lit = self._bits(numbers[role]) > 0
                 above += electrons[:, lit].sum() - electrons[:, ~lit].sum()
                 expected += bright[:, lit].sum()
                 variance += noise.sum()
         if markers is None:
             return Marks(numbers)
         return Marks(numbers, above / expected, variance / expected**2)
+
+    def _compiled_marks(
+        self, reading: ImageReading, mean_input: float, markers: Markers
+    ) -> Marks | None:
+        """Return the same as `marks`, to the bit; None where a marker is not readable."""
+        shape = (len(ROLES), -1, 2 * self.marker_bits)
+        cells = reading.cells.reshape(shape)
+        tables = (*markers.tables, self._cell_variance)
+        expected = tuple(table.reshape(shape) for table in tables)
+        noise = np.empty(cells.shape)
+        parts = np.empty((len(ROLES), 3, self.marker_bits, cells.shape[1]))
+        numbers = kernels().read_markers(cells, expected, mean_input, MARKER_LIMITS, noise, parts)
+        if min(numbers) < 0:
+            return None
+        # added up by numpy in the order of `marks`, so that the last bits are the same
+        (inputs, weights) = parts.reshape(len(ROLES), 3, -1).sum(axis=2).tolist()
+        variance = noise.reshape(len(ROLES), -1).sum(axis=1).tolist()
+        above = (inputs[0] - inputs[1]) + (weights[0] - weights[1])
+        bright = inputs[2] + weights[2]
+        return Marks(
+            dict(zip(ROLES, numbers, strict=True)),
+            above / bright,
+            (variance[0] + variance[1]) / bright**2,
+        )
 
     @property
     def _pixel_variance(self) -> float:
@@ -159,10 +211,10 @@ class OnCamera(Layout):
         if markers is None:
             return None
         expected = noise = 0.0
-        for role, cells in self._cells.items():
+        for role, pixels in zip(ROLES, self._cell_pixels, strict=True):
             lit_e = float(markers.e[role].sum()) / 2  # half of the cells are bright
             expected += lit_e
-            noise += lit_e + float(cells.pixels.sum()) * self._pixel_variance
+            noise += lit_e + float(pixels.sum()) * self._pixel_variance
             for leaks in (markers.leak_e, markers.dark_e):
                 noise += max(float(leaks[role].sum()), 0.0) * _TYPICAL_INPUT
         return noise / expected**2
@@ -181,7 +233,7 @@ class OnCamera(Layout):
 
     def read_pixels(self) -> np.ndarray:
         """Return the number of pixels of each slot."""
-        return self._regions.pixels
+        return self._pixels
 
     @abstractmethod
     def _are_lit(self, points: np.ndarray) -> np.ndarray:
@@ -202,4 +254,4 @@ class OnCamera(Layout):
 
     def boxes(self) -> np.ndarray:
         """Return the camera rectangles of slots: top, left, bottom, right, int64 [slots, 4]."""
-        return self._regions.boxes
+        return self._regions.boxes[: self._slots]

@@ -9,7 +9,7 @@ import numpy as np
 
 from ....instruments import InputError
 from ..parameters import Markers
-from .base import FIRST_BIT, Layout, Marks
+from .base import FIRST_BIT, ImageReading, Layout, Marks
 
 
 class SinglePixelLayout(Layout):
@@ -45,12 +45,14 @@ class SinglePixelLayout(Layout):
         whole = self._in_window(places)
         return whole, whole
 
-    def electrons(self, taken: np.ndarray) -> np.ndarray:
+    def read(self, taken: np.ndarray) -> ImageReading:
         """Return the electrons of one window of samples: volts [channels, samples]."""
         volts = taken[0].sum() - float(np.sum(self.optics.dark_counts))
-        return np.array([volts * self.optics.gain_e_per_count])
+        return ImageReading(np.array([volts * self.optics.gain_e_per_count]), np.zeros((0, 0)))
 
-    def marks(self, taken: np.ndarray, mean_input: float | None, markers: Markers | None) -> Marks:
+    def marks(
+        self, reading: ImageReading, mean_input: float | None, markers: Markers | None
+    ) -> Marks:
         """Return no marks: the counters of the DAQ identify the shown frames."""
         return Marks({})
 
