@@ -672,6 +672,7 @@ class Space(NamedTuple):
     means: Any
     electrons: Any
     others: Any
+    factors: Any
     drawn: Any
 
 
@@ -679,11 +680,11 @@ class Space(NamedTuple):
 def _space_for(outputs: int) -> Any:
     """Return the buffers for a number of outputs."""
     padded = (outputs + 127) // 128 * 128
-    floats, counted = np.zeros((9, padded), np.float32), np.zeros(padded, np.int32)
+    floats, counted = np.zeros((10, padded), np.float32), np.zeros(padded, np.int32)
     drawn = np.zeros((4, padded), np.uint32)
     return Space(
         floats[0], floats[1], floats[2], floats[3], floats[4], floats[5], counted, floats[6],
-        floats[7], floats[8], drawn,
+        floats[7], floats[8], floats[9], drawn,
     )  # fmt: skip
 
 
@@ -965,6 +966,139 @@ def _convert(
     return saturated
 
 
+def _reader_of(light: str, has_source: bool) -> Any:
+    """Return a loop that reads outputs once: light, noise, code, and the sum of codes.
+
+    Outputs in weak light or near a full well are left out and counted: their values and light are
+    stored, and so is which they are.
+
+    Parameters
+    ----------
+    light : "own", of the sums that are read; "other" sums; or "even", of the row alone
+    has_source : whether each output has a brightness factor
+    """
+
+    @over_lanes(arrays=10, scalars=[types.float32] * 15)
+    def reader(
+        builder: Any, places: list[Any], scalars: list[Lanes], inside: Lanes
+    ) -> tuple[Lanes, Lanes]:
+        total, sums, lights, light_term, factors, z, inverse, arrived, value, counted = places
+        light_unit, row_light, inverse_gain, gain, share, per_light, dark, *others = scalars
+        weak_below, nearly_full, sign, pedestal, lowest, highest, low_end, high_end = others
+        read = load(builder, sums, WORD).cast("sitofp", FLOAT)
+        lit = row_light
+        if light != "even":
+            lit = read if light == "own" else load(builder, lights, WORD).cast("sitofp", FLOAT)
+            lit = lit * light_unit + row_light + load(builder, light_term)
+        if has_source:
+            factor = load(builder, factors)
+            lit, read = lit * factor, read * factor
+        shown = lit * inverse_gain if light == "own" else read
+        side = shown * gain
+        of_one = (lit + side.most(-side)) * share
+        chosen = lit.compare("<", weak_below) | of_one.compare(">", nearly_full)
+        sigma = (lit.most(0.0) * per_light + dark).call("sqrt")
+        code = (shown + sigma * load(builder, z) + pedestal) * load(builder, inverse)
+        before = load(builder, total)
+        after = before + sign * code.call("rint").most(lowest).least(highest)
+        chosen.select(before, after).store(total)
+        lit.store(arrived)
+        shown.store(value)
+        chosen.cast("zext", WORD).store(counted)
+        beyond = code.compare(">", high_end) | code.compare("<", low_end)
+        return chosen, chosen.select(chosen ^ chosen, beyond)
+
+    return reader
+
+
+_read_own, _read_own_lit = _reader_of("own", False), _reader_of("own", True)
+_read_other, _read_other_lit = _reader_of("other", False), _reader_of("other", True)
+_read_even = _reader_of("even", False)
+
+
+@over_lanes(arrays=4, scalars=[types.float32] * 6)
+def _add_counted_codes(
+    builder: Any, places: list[Any], scalars: list[Lanes], inside: Lanes
+) -> Lanes:
+    """Do what `_add_codes` does, where electrons were counted."""
+    total, value, inverse, counted = places
+    sign, pedestal, lowest, highest, low_end, high_end = scalars
+    code = (load(builder, value) + pedestal) * load(builder, inverse)
+    before, where = load(builder, total), load(builder, counted, WORD).compare("!=", 0)
+    after = before + sign * code.call("rint").most(lowest).least(highest)
+    where.select(after, before).store(total)
+    return where & (code.compare(">", high_end) | code.compare("<", low_end))
+
+
+@_inner
+def _read_in_light(
+    space: Any, block: Any, kinds: int, row: int, reading: int, detector: Any, noise: Any,
+    table: Any,
+) -> int:  # fmt: skip
+    """Read one reading of a row, with noise and codes; return how many outputs saturated."""
+    rails, count = detector.rails, block.converter.scale.size
+    exposure, rail = reading // rails, reading % rails
+    number, place = 0, row
+    if block.lines:  # the lines of x+ and x- follow one another
+        number, place = (rail if kinds == 2 else 0), row * block.lines + exposure
+    terms, codes, first = block.rows[:, row], detector.codes, block.first
+    stream = (noise.rows[row], noise.segment << 8 | reading << 4, noise.key)
+    _gaussians(space, first, count, stream[0], stream[1], noise.key, table)
+    sums = np.uint64(block.sums[number, place].ctypes.data)
+    lights = np.uint64(block.sums[kinds - 1, place].ctypes.data)
+    gain, share, pedestal = np.float32(0), np.float32(1), terms[3]
+    if detector.balanced:
+        gain, share, pedestal = np.float32(block.gains[1]), np.float32(0.5), np.float32(0)
+    sign = np.float32(1 if exposure == rail else -1)
+    arrays = (
+        np.uint64(space.total.ctypes.data), sums, lights,
+        np.uint64(block.light_term[rail].ctypes.data), np.uint64(space.factors.ctypes.data),
+        np.uint64(space.z.ctypes.data), np.uint64(space.inverse.ctypes.data),
+        np.uint64(space.arrived.ctypes.data), np.uint64(space.value.ctypes.data),
+        np.uint64(space.counted.ctypes.data),
+    )  # fmt: skip
+    limits = (
+        pedestal, np.float32(codes[0]), np.float32(codes[1]), np.float32(codes[3]),
+        np.float32(codes[4]),
+    )  # fmt: skip
+    scalars = (
+        np.float32(block.light_unit[rail]), block.row_light[reading, row],
+        np.float32(block.gains[0]), gain, share, terms[0], terms[1], terms[2], terms[4], sign,
+        *limits,
+    )  # fmt: skip
+    if not detector.balanced:
+        if block.source.shape[2]:
+            found = _read_own_lit(*arrays, count, *scalars)
+        else:
+            found = _read_own(*arrays, count, *scalars)
+    elif kinds == 2 and block.source.shape[2]:
+        found = _read_other_lit(*arrays, count, *scalars)
+    elif kinds == 2:
+        found = _read_other(*arrays, count, *scalars)
+    else:
+        found = _read_even(*arrays, count, *scalars)
+    saturated, chosen = found >> 32, found & 0xFFFFFFFF
+    if chosen:
+        saturated += _count_electrons(
+            space, count, first, terms, np.float32(block.gains[1]), stream, detector, table
+        )
+        saturated += _add_counted_codes(
+            arrays[0], arrays[8], arrays[6], arrays[9], count, sign, *limits
+        )
+    return saturated
+
+
+@_inner
+def _spread_factors(space: Any, block: Any, exposure: int, row: int) -> None:
+    """Give each output the brightness factor of its frame."""
+    factors, frame, first = block.source[exposure, row], block.frame, block.first
+    count = block.converter.scale.size
+    for start in range(first // frame * frame, first + count, frame):
+        factor = factors[start // frame]
+        for k in range(max(start - first, 0), min(start + frame - first, count)):
+            space.factors[k] = factor
+
+
 @_inlined
 def _light_of(space: Any, block: Any, kinds: int, row: int, reading: int, detector: Any) -> None:
     """Store the noise-free values of a reading of one row, and the light, in `space`."""
@@ -975,7 +1109,7 @@ def _light_of(space: Any, block: Any, kinds: int, row: int, reading: int, detect
     row_light, light_term = block.row_light[reading, row], block.light_term[rail]
     light_unit, inverse_gain = np.float32(block.light_unit[rail]), np.float32(block.gains[0])
     number, place = reading if kinds == rails * rails else exposure, row
-    if block.lines:  # the lines of x+ and x- follow one another
+    if block.lines > 0:  # the lines of x+ and x- follow one another
         number, place = (rail if kinds == 2 else 0), row * block.lines + exposure
     if detector.balanced:
         sums = block.sums[0, row, :count]
@@ -1026,6 +1160,9 @@ def read_segment(
     has_codes = detector.converts == 2 and not detector.balanced
     is_even = detector.balanced and kinds == 1 and block.source.shape[2] == 0
     gain, scale = np.float32(block.gains[1]), converter.scale
+    is_fast = block.lines >= 0 and detector.converts == 2 and noise.key.size > 0
+    if detector.balanced and kinds == 1 and block.source.shape[2]:
+        is_fast = False  # brightness, but one light for all outputs: a rare bench
     for i in range(y.shape[0]):
         rows = block.rows
         terms = (
@@ -1048,13 +1185,20 @@ def read_segment(
             exposure = reading // rails
             if exposure and not block.minus[i]:
                 break
+            sign = np.float32(1 if exposure == reading % rails else -1)
+            if is_fast:
+                if block.source.shape[2] and reading % rails == 0:
+                    _spread_factors(space, block, exposure, i)
+                saturated += _read_in_light(
+                    space, block, kinds, i, reading, detector, noise, table
+                )
+                continue
             _light_of(space, block, kinds, i, reading, detector)
             if noise.key.size:
                 stream = (noise.rows[i], noise.segment << 8 | reading << 4, noise.key)
                 saturated += _add_noise(
                     space, count, block.first, is_even, terms, gain, stream, detector, table
                 )
-            sign = np.float32(1 if exposure == reading % rails else -1)
             saturated += _convert(space, count, converter, pedestal, sign, detector)
         if has_codes:
             for k in range(count):
@@ -1081,7 +1225,7 @@ def read_block(y: Any, add: bool, plain: Any, detector: Any, noise: Any, table: 
     """
     block = Block(
         plain[2], plain[0], plain[3], plain[4], plain[5], plain[6], plain[7], plain[8], plain[9],
-        plain[10], Converter(*plain[1]), 0,
+        plain[10], Converter(*plain[1]), -1,
     )  # fmt: skip
     space = _space_for(block.converter.scale.size)
     kinds = block.sums.shape[0]

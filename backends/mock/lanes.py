@@ -182,9 +182,9 @@ def over_lanes(arrays: int, scalars: Sequence[Any]) -> Callable[[Callable[..., L
     """Make a loop over vectors of a function of one step, for numba.
 
     The function gets the builder, the addresses of 16 numbers of each array, the scalars in all
-    lanes, and which lanes are within the count. What it returns is counted. The loop takes the
-    addresses of the arrays (uint64), the number of elements (int64) and the scalars, and returns
-    the count.
+    lanes, and which lanes are within the count. What it returns is counted, of a pair both. The
+    loop takes the addresses of the arrays (uint64), the number of elements (int64) and the scalars,
+    and returns the count; of a pair, the second one times 2^32 as well.
 
     Parameters
     ----------
@@ -192,7 +192,7 @@ def over_lanes(arrays: int, scalars: Sequence[Any]) -> Callable[[Callable[..., L
     scalars : their numba types
     """
 
-    def make(step: Callable[..., Lanes | None]) -> Any:
+    def make(step: Callable[..., Any]) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             arguments = cgutils.unpack_tuple(builder, arguments[0])
             addresses, count, numbers = (
@@ -200,7 +200,7 @@ def over_lanes(arrays: int, scalars: Sequence[Any]) -> Callable[[Callable[..., L
                 arguments[arrays],
                 [broadcast(builder, number) for number in arguments[arrays + 1 :]],
             )
-            counter = Counter(builder)
+            counters = Counter(builder), Counter(builder)
             rounds = builder.sdiv(
                 builder.add(count, ir.Constant(LONG, WIDTH - 1)), ir.Constant(LONG, WIDTH)
             )
@@ -211,9 +211,10 @@ def over_lanes(arrays: int, scalars: Sequence[Any]) -> Callable[[Callable[..., L
                 inside = numbered(builder, WORD).compare("<", left)
                 places = [builder.add(address, offset) for address in addresses]
                 found = step(builder, places, numbers, inside)
-                if found is not None:
-                    counter.add(found & inside)
-            return counter.total()
+                for counter, where in zip(counters, _several(found), strict=False):
+                    counter.add(where & inside)
+            one, other = (counter.total() for counter in counters)
+            return builder.or_(one, builder.shl(other, ir.Constant(LONG, 32)))
 
         taken = [*[types.uint64] * arrays, types.int64, *scalars]
 
@@ -226,3 +227,9 @@ def over_lanes(arrays: int, scalars: Sequence[Any]) -> Callable[[Callable[..., L
         return loop
 
     return make
+
+
+def _several(found: Any) -> tuple[Lanes, ...]:
+    if found is None:
+        return ()
+    return found if isinstance(found, tuple) else (found,)
