@@ -39,6 +39,11 @@ _inlined = compiled(error_model="numpy", inline="always")  # a call costs as muc
 # the arithmetic
 _borrowing = compiled(error_model="numpy", _nrt=False)
 _inner = compiled(error_model="numpy", _nrt=False, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+# and functions with many arrays, each of which takes seven words of a call
+_joined = compiled(
+    error_model="numpy", _nrt=False, no_cpython_wrapper=True, no_cfunc_wrapper=True,
+    forceinline=True,
+)  # fmt: skip
 _float = np.float32
 
 
@@ -688,7 +693,7 @@ def _space_for(outputs: int) -> Any:
     )  # fmt: skip
 
 
-@_inner
+@_joined
 def _gaussians(
     space: Any, first: int, count: int, row: Any, name: int, key: Any, table: Any
 ) -> None:
@@ -1030,7 +1035,7 @@ def _add_counted_codes(
     return where & (code.compare(">", high_end) | code.compare("<", low_end))
 
 
-@_inner
+@_joined
 def _read_in_light(
     space: Any, block: Any, kinds: int, row: int, reading: int, detector: Any, noise: Any,
     table: Any,
@@ -1088,15 +1093,16 @@ def _read_in_light(
     return saturated
 
 
-@_inner
+@_joined
 def _spread_factors(space: Any, block: Any, exposure: int, row: int) -> None:
     """Give each output the brightness factor of its frame."""
     factors, frame, first = block.source[exposure, row], block.frame, block.first
     count = block.converter.scale.size
     for start in range(first // frame * frame, first + count, frame):
         factor = factors[start // frame]
-        for k in range(max(start - first, 0), min(start + frame - first, count)):
-            space.factors[k] = factor
+        part = space.factors[max(start - first, 0) : min(start + frame - first, count)]
+        for k in range(part.size):
+            part[k] = factor
 
 
 @_inlined
@@ -1131,11 +1137,12 @@ def _light_of(space: Any, block: Any, kinds: int, row: int, reading: int, detect
         for start in range(first // frame * frame, first + count, frame):
             factor = factors[start // frame]
             low, high = max(start - first, 0), min(start + frame - first, count)
-            for k in range(low, high):
-                arrived[k] *= factor
+            light, shown = arrived[low:high], value[low:high]
+            for k in range(high - low):
+                light[k] *= factor
             if detector.balanced:
-                for k in range(low, high):
-                    value[k] *= factor
+                for k in range(high - low):
+                    shown[k] *= factor
     if not detector.balanced:
         for k in range(count):
             value[k] = arrived[k] * inverse_gain
