@@ -223,7 +223,7 @@ class Backend(ABC):
                 f"weights of shape {array.shape} are not a matrix; give the shape [..., M, K]"
             )
         if grown is not None and self._can_grow(grown, array.shape, ranges):
-            tokens = (..., slice(grown.shape[-2], None), slice(None))
+            tokens: tuple[Any, ...] = (..., slice(grown.shape[-2], None), slice(None))
             if array.shape[-2] == grown.shape[-2]:
                 tokens = (..., slice(grown.shape[-1], None))
             check_finite(array[tokens], "weights")

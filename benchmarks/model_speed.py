@@ -190,7 +190,7 @@ class TimeUp(LightloomError):
     """The time that was given is over."""
 
 
-class Worker:
+class SpeedProcess:
     """A process with its own number of threads, and a team in it."""
 
     def __init__(self, threads: int, work: Work, until_s: float) -> None:
@@ -302,10 +302,10 @@ class Measurement:
         tell : called with a sentence on what was done
         """
         start_s = time.monotonic()
-        workers: list[Worker] = []
+        workers: list[SpeedProcess] = []
         try:
             for count in self.threads:
-                workers.append(Worker(count, self.work, start_s + seconds))
+                workers.append(SpeedProcess(count, self.work, start_s + seconds))
             self._prepare(workers, tell)
             for number in range(1, rounds + 1):
                 for sequence in range(len(self.work.sequences)):
@@ -319,7 +319,7 @@ class Measurement:
             for worker in workers:
                 worker.close()
 
-    def _prepare(self, workers: Sequence[Worker], tell: Callable[[str], None]) -> None:
+    def _prepare(self, workers: Sequence[SpeedProcess], tell: Callable[[str], None]) -> None:
         """Let every process prepare its contenders, all at the same time."""
         for worker in workers:
             worker.send("describe")
@@ -332,7 +332,7 @@ class Measurement:
                 worker.answer()
             tell(f"prepared {name}")
 
-    def _turns(self, workers: Sequence[Worker], sequence: int) -> None:
+    def _turns(self, workers: Sequence[SpeedProcess], sequence: int) -> None:
         tokens, names = self.work.sequences[sequence], self.facts["contenders"]
         for phase in ("prefill", *["decode"] * self.work.bursts):
             for worker in workers:

@@ -156,7 +156,7 @@ class OpticalMatmul:
     non_negative: bool = False
     valid: str | None = None
     groups: int = 1
-    state: str | None = None
+    state: str | None = field(default=None, repr=False)  # journals hold what is shown
 
     @property
     def layer(self) -> int | None:

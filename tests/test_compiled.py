@@ -67,7 +67,5 @@ print(total({name}(2.0)))
     for name in ("Old", "New"):
         program.write_text(text.format(folder=str(tmp_path), name=name), encoding="utf-8")
         command = [sys.executable, "-c", "import loops"]
-        run = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True
-        )
+        run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert run.stdout.strip() == "3.0", run.stderr[-500:]

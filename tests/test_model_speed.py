@@ -13,7 +13,7 @@ from lightloom.benchmarks import decoded_token, fake_quantisation, matmul, model
 from lightloom.benchmarks.__main__ import app
 from lightloom.benchmarks.baselines import TorchProgram
 from lightloom.benchmarks.contenders import NUMPY, Job, make_job
-from lightloom.benchmarks.model_speed import BURST, Measurement, Team, Work, Worker
+from lightloom.benchmarks.model_speed import BURST, Measurement, SpeedProcess, Team, Work
 from lightloom.instruments import LightloomError
 from lightloom.models import load_model
 from typer.testing import CliRunner
@@ -70,7 +70,7 @@ def test_every_process_has_its_own_threads() -> None:
 
 def test_a_process_that_ends_is_one_sentence() -> None:
     # the system ends a process that needs too much memory
-    worker = Worker(1, WORK, 1e12)
+    worker = SpeedProcess(1, WORK, 1e12)
     worker._process.kill()
     worker._process.join()
     with pytest.raises(LightloomError, match="of 1 thread has ended; it may need more memory"):

@@ -244,8 +244,8 @@ class Block(NamedTuple):
 
     first: int
     sums: Any
-    light_unit: tuple[float, float]
-    gains: tuple[float, float]
+    light_unit: tuple[float, ...]
+    gains: tuple[float, ...]
     row_light: np.ndarray
     rows: np.ndarray
     light_term: np.ndarray
@@ -294,8 +294,8 @@ class BenchConstants(NamedTuple):
     leak: float
     unit: float
     true_leak: float
-    light_unit: tuple[float, float]
-    gains: tuple[float, float]
+    light_unit: tuple[float, ...]
+    gains: tuple[float, ...]
     per_sum: tuple[float, float]
     rail_unit: tuple[float, float]
     rail_constant: tuple[float, float]

@@ -1196,9 +1196,7 @@ def read_segment(
             if is_fast:
                 if block.source.shape[2] and reading % rails == 0:
                     _spread_factors(space, block, exposure, i)
-                saturated += _read_in_light(
-                    space, block, kinds, i, reading, detector, noise, table
-                )
+                saturated += _read_in_light(space, block, kinds, i, reading, detector, noise, table)
                 continue
             _light_of(space, block, kinds, i, reading, detector)
             if noise.key.size:
@@ -1584,7 +1582,9 @@ def _buffers_of(task: Any, has_drift: bool, bench: Any, weights: Any, detector: 
     if n <= 4 and longest <= 1024:  # whose weights fit a second-level cache
         panel = 512
     light_term = np.empty((2, panel), np.float32)
-    product = np.empty((kinds, 2 * step if bench.scheme >= TWO_EXPOSURES else step, panel), np.int32)
+    product = np.empty(
+        (kinds, 2 * step if bench.scheme >= TWO_EXPOSURES else step, panel), np.int32
+    )
     return _lines_for(n, has_drift, bench, weights, detector), encoded, product, light_term
 
 

@@ -38,7 +38,7 @@ class Lanes:
         """The type of one number."""
         return self.value.type.element
 
-    def constant(self, number: float) -> Lanes:
+    def constant(self, number: Any) -> Lanes:
         """Return a constant of this type in all lanes."""
         return constant(self.builder, self.kind, number)
 
@@ -131,7 +131,7 @@ class Lanes:
         return Lanes(builder, found)
 
 
-def constant(builder: Any, kind: Any, number: float) -> Lanes:
+def constant(builder: Any, kind: Any, number: Any) -> Lanes:
     """Return a constant in all lanes."""
     return Lanes(builder, ir.Constant(ir.VectorType(kind, WIDTH), [number] * WIDTH))
 
@@ -178,7 +178,7 @@ class Counter:
         return total
 
 
-def over_lanes(arrays: int, scalars: Sequence[Any]) -> Callable[[Callable[..., Lanes | None]], Any]:
+def over_lanes(arrays: int, scalars: Sequence[Any]) -> Callable[[Callable[..., Any]], Any]:
     """Make a loop over vectors of a function of one step, for numba.
 
     The function gets the builder, the addresses of 16 numbers of each array, the scalars in all

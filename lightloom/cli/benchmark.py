@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..instruments import InputError, limit_threads
-from ..instruments.environment import switch_cache_off
 from .backends import chosen_backend
 from .options import (
     SEVERAL,
@@ -93,8 +92,6 @@ def command(
     Example: lightloom benchmark --model gpt2 --new-tokens 9 --scale batch=1,4 --output now.json
     """
     limit_threads(threads)
-    if no_cache:
-        switch_cache_off()
     from ..benchmarks.comparison import read_benchmark
     from ..benchmarks.contenders import make_job
     from ..report.terminal.console import open_console, progress

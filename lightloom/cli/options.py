@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from ..instruments import InputError
+from ..instruments.environment import switch_cache_off
 
 SEVERAL = "Repeat the option for several."  # in the help of an option that is a list
 
@@ -72,10 +73,20 @@ Threads = Annotated[
     int | None,
     typer.Option(help="Threads for arithmetic (default: OMP_NUM_THREADS, or all).", min=1),
 ]
+
+
+def _switch_cache(is_off: bool) -> bool:
+    if is_off:
+        switch_cache_off()
+    return is_off
+
+
 NoCache = Annotated[
     bool,
     typer.Option(
-        "--no-cache", help="Neither use nor keep read-out ranges of other runs (see doctor)."
+        "--no-cache",
+        help="Neither use nor keep read-out ranges of other runs (see doctor).",
+        callback=_switch_cache,
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]

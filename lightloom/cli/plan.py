@@ -78,8 +78,7 @@ def command(
             print_json(planned.as_dict())
         else:
             show_plan(console, planned)
-        if trace is not None:
-            write_trace(trace, planned, None, console)
+        write_trace(trace, planned, None, console)
     finally:
         opened.close()
 

@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from ..instruments import limit_threads
-from ..instruments.environment import switch_cache_off
 from .backends import declare_attended
 from .errors import keep_left_lit, resumable
 from .options import SEVERAL, Attended, Journal, Json, NoCache, Threads
@@ -44,8 +43,6 @@ def command(
     Example: lightloom resume run.db
     """
     limit_threads(threads)
-    if no_cache:
-        switch_cache_off()
     from ..models import load_model
     from ..report.terminal.console import open_console
     from ..report.terminal.run import streamed_text

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..instruments import limit_threads
-from ..instruments.environment import switch_cache_off
 from .backends import chosen_backend, declare_attended
 from .errors import keep_left_lit, resumable
 from .inputs import chosen_inputs
@@ -125,8 +124,6 @@ def command(
     Example: lightloom run --model smollm2.gguf --prompt "Light is" --set photons_full_scale=1e4
     """
     limit_threads(threads)
-    if no_cache:
-        switch_cache_off()
     from ..instruments import Timeline
     from ..models import load_model
     from ..report.terminal.console import open_console
@@ -147,14 +144,13 @@ def command(
         options: dict[str, Any] = {} if prompt is None else sampling
         marks = opened.is_optical, opened.is_mock, opened.is_calibrated
         with resumable(record), streamed_text(console, *marks, not json_) as shown:
-            watched = (shown.tell, reference, measured, record, shown.on_text)
-            finished = planned.run(inputs, labels, *watched, **options)
+            watched = (labels, shown.tell, reference, measured, record, shown.on_text)
+            finished = planned.run(inputs, *watched, **options)
     finally:
         opened.close()
         keep_left_lit(record)
     print_report(console, finished.report(), json_, shown.has_begun)
-    if trace is not None:  # last: the report of what ran is printed already
-        write_trace(trace, planned, measured, console)
+    write_trace(trace, planned, measured, console)  # last: the report is printed already
 
 
 def _check_options(

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..instruments import InputError, limit_threads
-from ..instruments.environment import switch_cache_off
 from ..instruments.formatting import format_counted, format_duration
 from ..instruments.text import say
 from .inputs import chosen_inputs
@@ -97,8 +96,6 @@ def command(
     Example: lightloom sweep --encoding abs-split,offset --light 1e3,1e4 --seed 0,1 --limit 60
     """
     limit_threads(threads)
-    if no_cache:
-        switch_cache_off()
     from ..benchmarks.sweep import make_sweep
     from ..report.terminal.console import open_console
     from ..report.terminal.sweep import show_sweep

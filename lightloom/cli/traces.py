@@ -25,9 +25,11 @@ def check_trace(path: Path) -> None:
 
 
 def write_trace(
-    path: Path, planned: "Plan", measured: "Timeline | None", console: "Console"
+    path: Path | None, planned: "Plan", measured: "Timeline | None", console: "Console"
 ) -> None:
-    """Write what was predicted, and what was measured where something ran."""
+    """Write what was predicted, and what was measured where something ran; None writes nothing."""
+    if path is None:
+        return
     from ..instruments import Timeline
     from ..scheduler.runs.trace import write_trace as write
 
