@@ -307,6 +307,8 @@ class Measurement:
             for count in self.threads:
                 workers.append(SpeedProcess(count, self.work, start_s + seconds))
             self._prepare(workers, tell)
+            if time.monotonic() >= start_s + seconds:
+                raise TimeUp
             for number in range(1, rounds + 1):
                 for sequence in range(len(self.work.sequences)):
                     self._turns(workers, sequence)

@@ -44,7 +44,7 @@ def count_files(options: list[str]) -> dict[str, list[str]]:
     """Run `lightloom run --limit 1` with further options: what is counted -> modules, sorted."""
     known = {}
     for name, path in modules().items():
-        if not name.endswith("kernels") or find_spec("numba"):
+        if not name.endswith(("kernels", "lanes", "compiled_steps")) or find_spec("numba"):
             importlib.import_module(name)
         known[path.resolve()] = name
     counter = FileCounter()

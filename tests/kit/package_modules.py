@@ -31,5 +31,6 @@ def importable() -> list[str]:
     return [
         name
         for name in modules()
-        if not name.endswith("__main__") and (has_numba or not name.endswith("kernels"))
+        if not name.endswith("__main__")
+        and (has_numba or not name.endswith(("kernels", "lanes", "compiled_steps")))
     ]
