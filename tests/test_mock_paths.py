@@ -20,6 +20,15 @@ from lightloom.backends.mock import LOOPS
 from lightloom.backends.mock import integer_products as products_module
 from lightloom.backends.mock.int8_gemm import IntegerProduct, integer_product, is_exact
 from lightloom.backends.mock.integer_products import IntegerRows, Operand, multiply, panels
+from lightloom.backends.mock.product_choice import (
+    FLOATS,
+    LIBRARY,
+    LOOPS_OF_BYTES,
+    PATHS,
+    ROWS,
+    chosen_path,
+    product_times,
+)
 from reference_optics import theory
 from typer.testing import CliRunner
 
@@ -116,19 +125,32 @@ def test_numbers_in_the_tails_are_the_same(
 
 @needs_numba
 @needs_onnxruntime
+@pytest.mark.parametrize("other", [LIBRARY, FLOATS])
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("detection", DETECTIONS)
-@pytest.mark.parametrize("variant", ["bright", "gains", "table"])
-def test_the_library_of_integers_gives_the_same_bits(
-    encoding: str, detection: str, variant: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("variant", ["bright", "leak", "gains", "table"])
+def test_every_product_of_integers_gives_the_same_bits(
+    encoding: str, detection: str, variant: str, other: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A user would get other results on a processor without dot products of bytes.
     fields = {"encoding": encoding, "detection": detection} | VARIANTS[variant]
     x, w = numbers(23, 300), numbers(700, 300, seed=2)
     first = product(x, w, **fields)
-    monkeypatch.setattr("lightloom.backends.mock.integer_products.has_dot", lambda: False)
-    monkeypatch.setattr("lightloom.backends.mock.backend.can_pack", lambda *_: False)
+    for module in ("integer_products", "backend"):
+        path = f"lightloom.backends.mock.{module}.fastest_path"
+        monkeypatch.setattr(path, lambda *_: other)
     assert np.array_equal(first, product(x, w, **fields))
+
+
+def test_the_fastest_product_is_chosen_by_its_time() -> None:
+    # A user of a processor with matrix units would wait for slower instructions.
+    times = product_times()
+    assert times.shape == (len(PATHS), len(ROWS)) and (times > 0).all()
+    assert np.isfinite(times[PATHS.index(FLOATS)]).all()
+    seconds = np.array([[1.0, 1.0], [2.0, 0.5], [3.0, 0.9]])
+    assert chosen_path(seconds, 10) == LOOPS_OF_BYTES and chosen_path(seconds, 1000) == LIBRARY
+    seconds[1] = np.inf
+    assert chosen_path(seconds, 1000) == LOOPS_OF_BYTES  # the others need more passes
 
 
 @pytest.mark.parametrize("variant", ["bright", "leak", "gains"])

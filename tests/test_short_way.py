@@ -10,7 +10,7 @@ import pytest
 COUNTER = Path(__file__).parent / "kit" / "activation_path.py"
 MOST_FILES = {  # as the docstring of the counter says; a smaller number may always be set
     "mock": {"whole": 68, "on_the_way": 31},
-    "bench": {"whole": 112, "on_the_way": 62},
+    "bench": {"whole": 113, "on_the_way": 62},
 }
 
 

@@ -26,10 +26,11 @@ from ..tiling import cuts
 from ..timing import ShotTiming
 from . import LOOPS, compiled_loops
 from .encoding import LARGEST, encode_weights
-from .integer_products import active_path
+from .integer_products import FEW_ROWS, active_path
 from .noise import GROUP, NoiseKeys, product_key, quantiles
 from .packed_weights import PackedWeights, bench_constants, can_pack
 from .parameters import MockParameters
+from .product_choice import LOOPS_OF_BYTES, fastest_path
 from .row_block import ReadingStats, RowBlock
 from .weight_segment import WeightSegment
 
@@ -105,13 +106,21 @@ class MockBackend(Backend):
 
     def observe(self, x: np.ndarray, w: PreparedWeights, valid: np.ndarray | None) -> np.ndarray:
         """Return the largest noise-free value of each output at its converter."""
-        is_packed = isinstance(w.content, PackedWeights)
         matrices = int(np.prod(w.shape[:-2]))
         x = np.ascontiguousarray(x, dtype=np.float32).reshape(matrices, -1, w.shape[-1])
         shape, mask = (matrices, x.shape[1], w.shape[-2]), None
         if valid is not None:
             mask = np.broadcast_to(valid, (*w.shape[:-2], *shape[1:])).reshape(shape)
-        return self._peaks(x, w.content, mask) if is_packed else self._largest(x, w.content, mask)
+        if self._is_whole(w, x.shape[1]):
+            return self._peaks(x, w.content, mask)
+        return self._largest(x, _segments_of(w), mask)
+
+    def _is_whole(self, w: PreparedWeights, rows: int) -> bool:
+        """Return whether products with so many rows are compiled calls for packed weights."""
+        if not isinstance(w.content, PackedWeights):
+            return False
+        size = rows * w.shape[-2] * w.shape[-1]
+        return rows <= FEW_ROWS or fastest_path(rows, size) == LOOPS_OF_BYTES
 
     def _peaks(self, x: np.ndarray, weights: PackedWeights, mask: np.ndarray | None) -> np.ndarray:
         """Do what `observe` promises, in one compiled call per task."""
@@ -179,10 +188,10 @@ class MockBackend(Backend):
 
     def _matmul(self, x: np.ndarray, w: PreparedWeights, at: Address) -> MatmulResult:
         x = np.require(x, requirements=["C", "W"])  # kernels are compiled for it
-        if isinstance(w.content, PackedWeights):
-            return self._whole(x, w, at)
         matrices, rows, length = x.shape
-        outputs, segments = w.shape[-2], w.content
+        if self._is_whole(w, rows):
+            return self._whole(x, w, at)
+        outputs, segments = w.shape[-2], _segments_of(w)
         y = np.empty((matrices, rows, outputs), dtype=np.float32)
         converters = [s.converter(self.profile, w.ranges, i) for i, s in enumerate(segments)]
         reading_stats = ReadingStats(len(segments), matrices, rows)
@@ -307,6 +316,14 @@ def mock_path() -> dict[str, str]:
     else:
         noise = "numpy, since numba (extra 'fast') is not installed"
     return {"products": active_path(), "noise and read-out": noise}
+
+
+def _segments_of(w: PreparedWeights) -> list[WeightSegment]:
+    """Return weights as `RowBlock` takes them; packed ones that do not grow keep that form."""
+    if not isinstance(w.content, PackedWeights):
+        segments: list[WeightSegment] = w.content
+        return segments
+    return w.content.as_segments() if len(w.shape) > 2 else w.content.kept_segments
 
 
 def _threads(multiplications: int) -> int:

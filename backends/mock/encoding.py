@@ -160,7 +160,7 @@ def weight_bound(integers: np.ndarray, profile: OpticsProfile) -> np.ndarray:
     sides = [numbers, numbers]
     if profile.encoding == "abs-split" and profile.detection == "per-reading":
         sides = [np.maximum(numbers, 0), np.maximum(-numbers, 0)]
-    filling = _filling(profile)
+    filling = mean_filling(profile)
     rails = [
         side * np.float32(unit) + np.float32(constant)
         for side, (unit, constant) in zip(sides, constants, strict=False)
@@ -168,7 +168,7 @@ def weight_bound(integers: np.ndarray, profile: OpticsProfile) -> np.ndarray:
     return _bound(rails if filling else rails[:1], filling, modulator_leak(profile))
 
 
-def _filling(profile: OpticsProfile) -> float:
+def mean_filling(profile: OpticsProfile) -> float:
     """Return the mean intensity of inputs that a bound assumes."""
     if profile.encoding == "offset":
         return 0.5
@@ -414,24 +414,37 @@ def _encode_signed(
     scale = np.abs(w).max(axis=-1, keepdims=True).astype(np.float64) if edges is None else edges[1]
     numbers, saturated = _weight_levels(w, scale, -levels, levels, profile)
     magnitude = max(levels, int(np.abs(numbers).max(initial=0)))
-    balanced = profile.detection == "balanced"
     rails: tuple[Rail, ...]
     if _is_irregular(profile):
         rails = _irregular_rails(_rails(numbers / levels, profile), profile, fine)
     else:
-        signed: Operand | None = Operand(numbers, magnitude)
-        one = other = signed
-        if profile.encoding == "abs-split" and balanced:
-            other = Operand(np.abs(numbers), magnitude, signed)
-        elif profile.encoding == "abs-split":
-            one, other = (Operand(np.maximum(side, 0), magnitude) for side in (numbers, -numbers))
-        elif balanced:
-            other = None
-        constants = zip((one, other), rail_constants(profile), strict=True)
-        rails = tuple(Rail(operand, *numbers, length) for operand, numbers in constants)
+        rails = even_rails(numbers, magnitude, profile)
     zeros = np.zeros(w.shape[:2])
     scales = scale[..., 0], zeros, zeros
-    return EncodedWeights(first, first + length, rails, *scales, saturated, leak, _filling(profile))
+    return EncodedWeights(
+        first, first + length, rails, *scales, saturated, leak, mean_filling(profile)
+    )
+
+
+def even_rails(numbers: np.ndarray, magnitude: int, profile: OpticsProfile) -> tuple[Rail, ...]:
+    """Return the rails of integers [m, M, K] of a modulator with equal level steps.
+
+    Parameters
+    ----------
+    magnitude : bound of the integers
+    """
+    one: Operand
+    other: Operand | None
+    one = other = Operand(numbers, magnitude)
+    if profile.encoding == "abs-split":
+        if profile.detection == "balanced":
+            other = Operand(np.abs(numbers), magnitude, one)
+        else:
+            one, other = (Operand(np.maximum(side, 0), magnitude) for side in (numbers, -numbers))
+    elif profile.encoding == "push-pull" and profile.detection == "balanced":
+        other = None
+    constants = zip((one, other), rail_constants(profile), strict=False)
+    return tuple(Rail(operand, *values, numbers.shape[-1]) for operand, values in constants)
 
 
 def rail_constants(profile: OpticsProfile) -> tuple[tuple[float, float], ...]:
@@ -477,9 +490,11 @@ def _encode_offset(
         centre = (levels + 1) // 2
         numbers -= centre
         magnitude = max(centre, int(np.abs(numbers).max(initial=0)))
-        rails = (Rail(Operand(numbers, magnitude), *rail_constants(profile)[0], length),)
+        rails = even_rails(numbers, magnitude, profile)
     scales = scale[..., 0], low[..., 0], total[..., 0]
-    return EncodedWeights(first, first + length, rails, *scales, saturated, leak, _filling(profile))
+    return EncodedWeights(
+        first, first + length, rails, *scales, saturated, leak, mean_filling(profile)
+    )
 
 
 def _weight_levels(

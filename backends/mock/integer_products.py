@@ -21,6 +21,7 @@ from ...instruments.environment import COMPILED
 from . import LOOPS, compiled_loops
 from .int8_gemm import IntegerProduct, integer_product
 from .noise import GROUP
+from .product_choice import FLOATS, LOOPS_OF_BYTES, fastest_path
 
 ONE_PLANE, TWO_PLANES = 128, 32_512  # largest magnitudes; 32,512 is 256 * 127
 FEW_ROWS = 4  # up to which a loop over the weights is faster than a library
@@ -179,6 +180,11 @@ class IntegerRows:
             self.integers.dtype == np.int16 and not weights.is_wide and weights.shape[-1] <= LONGEST
         )
 
+    def path(self, weights: Operand) -> str:
+        """Return how a product of many rows is computed (see `product_choice`)."""
+        outputs, length = weights.shape[1:]
+        return fastest_path(len(self.integers), len(self.integers) * outputs * length)
+
     def variant(self, name: str) -> np.ndarray:
         """Return "signed", "magnitude", "plus" or "minus" (max(+-x, 0)) of the integers."""
         if name == "magnitude":
@@ -226,7 +232,7 @@ def panels(rows: IntegerRows, weights: Operand, threads: int) -> list[tuple[int 
     if not rows.may_be_bytes(weights):
         return whole
     if len(rows.integers) > FEW_ROWS:
-        return list(enumerate(weights.panels)) if has_dot() or _library() else whole
+        return list(enumerate(weights.panels)) if rows.path(weights) != FLOATS else whole
     if threads == 1:
         return whole
     step = -(-outputs // threads // GROUP) * GROUP
@@ -257,7 +263,7 @@ def multiply(
     if not rows.may_be_bytes(weights) or (panel is None and not few):
         return _in_floats(rows, name, weights, matrix, out)
     planes = range(weights.count)
-    if few or has_dot():
+    if few or rows.path(weights) == LOOPS_OF_BYTES:
         loops, products, width = compiled_loops(), [], place.stop - place.start
         for left, starts in rows.as_bytes(name):
             for plane in planes:
@@ -284,10 +290,13 @@ def active_path() -> str:
     """Return how products are computed here, with the reason."""
     if not COMPILED:
         return "float32 in numpy, since numba (extra 'fast') is not installed"
-    if compiled_loops().HAS_DOT:
-        return "8-bit integers by the processor's dot products (AVX-512 VNNI, exact in a self-test)"
-    product = integer_product()
     few = f"{FEW_ROWS} rows and fewer by compiled loops over 8-bit weights"
+    product = integer_product()
+    if compiled_loops().HAS_DOT:
+        few = "8-bit integers by the processor's dot products (AVX-512 VNNI, exact in a self-test)"
+        if isinstance(product, str):
+            return few
+        return f"{few}, or in onnxruntime where that is faster here"
     if isinstance(product, str):
         return f"float32 in numpy, since {product}; {few}"
     return f"8-bit integers in onnxruntime ({product.kind}, exact in a self-test); {few}"

@@ -156,6 +156,8 @@ def sums_with(integers: Any, columns: Any, sums: Any) -> None:
 # --- exact products of 8-bit integers ------------------------------------------------------------
 
 _FEATURES = cpu_target.target_context.codegen().magic_tuple()[2].split(",")
+PROCESSOR = "|".join(cpu_target.target_context.codegen().magic_tuple())
+"""What loops are compiled for: system, processor and its features."""
 _IS_ARM = cpu_target.target_context.codegen().magic_tuple()[0].startswith(("aarch64", "arm64"))
 HAS_DOT = "+avx512vnni" in _FEATURES
 """Whether code sums products of bytes by one instruction that does not saturate.

@@ -9,6 +9,7 @@ only those that are new.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -27,8 +28,11 @@ from .detection import (
 )
 from .encoding import (
     LARGEST,
+    EncodedWeights,
+    even_rails,
     has_levels,
     input_steps,
+    mean_filling,
     modulator_leak,
     offset_levels,
     rail_constants,
@@ -38,7 +42,7 @@ from .encoding import (
 )
 from .integer_products import LONGEST
 from .parameters import MockParameters
-from .weight_segment import readout_limit
+from .weight_segment import WeightSegment, readout_limit
 
 _TILE = 64  # outputs whose bytes are neighbours
 _OF_WEIGHTS = ("bytes", "sums", "columns", "light_term", "lit", "scale", "low", "total")
@@ -275,17 +279,50 @@ class PackedWeights:
         for name, values in zip(_CONVERTERS, converter, strict=True):
             self._arrays[name][:, s, rows] = values
 
+    @cached_property
+    def kept_segments(self) -> list[WeightSegment]:
+        """What `as_segments` returns, of weights that do not grow."""
+        return self.as_segments()
+
+    def as_segments(self) -> list[WeightSegment]:
+        """Return the same weights for `RowBlock`, whose products are those of a library."""
+        parameters, arrays = self._parameters, self._arrays
+        profile, outputs = parameters.profile, self.shape[1]
+        zeros = np.zeros((self.shape[0], outputs))
+        magnitude = (self._levels + 1) // 2 if self._is_offset else self._levels
+        segments = []
+        for s, (first, length, _) in enumerate(self.segments.tolist()):
+            low, total = zeros, zeros
+            if self._is_offset:
+                low, total = (arrays[name][:, s, :outputs] for name in ("low", "total"))
+            weights = EncodedWeights(
+                first,
+                first + length,
+                even_rails(self._integers(s).astype(np.float32), magnitude, profile),
+                arrays["scale"][:, s, :outputs],
+                low,
+                total,
+                self.saturated[s],
+                self._leak,
+                mean_filling(profile),
+            )
+            segments.append(WeightSegment(weights, profile, parameters.detector))
+        return segments
+
     def _bound(self, s: int) -> np.ndarray:
         """Return the read-out range [m, M] that follows from the weights of a segment."""
-        matrices, outputs, length = self.shape
-        first, last = cuts(length, self._parameters.geometry.inputs)[s]
-        start = self.segments[s, 2]
+        return weight_bound(self._integers(s), self._parameters.profile)
+
+    def _integers(self, s: int) -> np.ndarray:
+        """Return the integers of a segment, int8 [m, M, K]."""
+        matrices, outputs, _ = self.shape
+        _, length, start = self.segments[s].tolist()
         loops, integers = compiled_loops(), []
         for matrix in range(matrices):
             bytes_ = self._arrays["bytes"][matrix]
             part = bytes_[:, start // 4 :] if loops.HAS_DOT else bytes_[:, start:]
-            integers.append(loops.unpacked(part, outputs, last - first))
-        return weight_bound(np.stack(integers), self._parameters.profile)
+            integers.append(loops.unpacked(part, outputs, length))
+        return np.stack(integers)
 
 
 def bench_constants(parameters: MockParameters) -> BenchConstants:

@@ -70,6 +70,7 @@ def _installation() -> dict[str, Any]:
 
     from ..backends import load_profile, mock_path, profile_names
     from ..backends.mock import LOOPS
+    from ..backends.mock.product_choice import product_seconds
     from ..instruments.version import VERSION
 
     blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
@@ -83,6 +84,7 @@ def _installation() -> dict[str, Any]:
         "extras": {name: _versions(packages) for name, packages in _EXTRAS.items()},
         "compiled_loops": LOOPS.state(),
         "cache": _cache(),
+        "product_times_s": product_seconds(),
         "mock_path": "; ".join(f"{what}: {how}" for what, how in mock_path().items()),
         "profiles": {name: load_profile(name).title for name in profile_names()},
     }

@@ -39,7 +39,16 @@ def _version_table(found: Mapping[str, Any]) -> Table:
     shown = (Column("", align="left"), Column("", align="left", wraps=True))
     names = ("lightloom", "python", "numpy", "blas", "machine", "threads")
     rows = [(name.replace("_", " "), found[name]) for name in (*names, *_PATHS)]
-    return Table("", shown, (*rows, ("cache", _cache_line(found["cache"]))))
+    timed = ("integer products", _times_line(found["product_times_s"]))
+    return Table("", shown, (*rows, timed, ("cache", _cache_line(found["cache"]))))
+
+
+def _times_line(times: Mapping[str, Mapping[str, float]]) -> str:
+    return "; ".join(
+        f"{rows} rows: "
+        + ", ".join(f"{path} {format_quantity(seconds, 's')}" for path, seconds in found.items())
+        for rows, found in times.items()
+    )
 
 
 def _cache_line(cache: Mapping[str, Any] | None) -> str:
