@@ -57,8 +57,14 @@ class LoopCache:
     def __init__(self, module: str) -> None:
         self.module = module
         self.is_used = COMPILED
+        self._others: list[str] = []
         self._is_ready = False
         self._lock = Lock()
+
+    def add(self, module: str) -> None:
+        """Add a module of a room above, whose loops the same runs need; see `module`."""
+        if module not in self._others:
+            self._others.append(module)
 
     def prepare(self, multiplications: int) -> None:
         """Choose between loops and numpy, before the first product of a run.
@@ -106,8 +112,9 @@ class LoopCache:
 
     def compile(self) -> None:
         """Compile all loops, and keep them on disk where that is possible."""
-        module: Any = import_module(self.module)
-        module.warm_up()
+        for name in (self.module, *self._others):
+            module: Any = import_module(name)
+            module.warm_up()
         stored, sources = _stored_loops(self.module.partition(".")[0])
         if not stored:
             return
@@ -129,7 +136,8 @@ class LoopCache:
         lock = self._hold()
         if lock is None:
             return
-        arguments = [sys.executable, "-P", "-m", __name__, self.module, str(lock.absolute())]
+        modules = ",".join([self.module, *self._others])
+        arguments = [sys.executable, "-P", "-m", __name__, modules, str(lock.absolute())]
         environment = {**os.environ, VARIABLE: "now"}  # it imports what this process does
         environment["PYTHONPATH"] = os.pathsep.join(str(Path(p).absolute()) for p in sys.path if p)
         if chosen := os.environ.get("NUMBA_CACHE_DIR"):
@@ -273,12 +281,14 @@ def _detached() -> dict[str, Any]:
 
 def main() -> None:
     """Compile the loops of a module in this process, which ends itself after `_LONGEST_S`."""
-    module, lock = sys.argv[1:]
+    (module, *others), lock = sys.argv[1].split(","), sys.argv[2]
     with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
         faulthandler.dump_traceback_later(_LONGEST_S, exit=True, file=nowhere)
         if hasattr(os, "nice"):
             os.nice(19)
         cache = LoopCache(module)
+        for other in others:
+            cache.add(other)
         cache.compile()
         faulthandler.cancel_dump_traceback_later()
     if cache.is_on_disk():  # else the lock keeps the next try away for a while

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from ..backends.mock import LOOPS
 from ..instruments import InputError
-from ..instruments.environment import COMPILED
 
 _FLOAT = np.dtype(np.float32)
 _BLOCK = 1 << 15  # values per block, which stays in cache
@@ -40,6 +40,7 @@ class HostFunction:
     tables: tuple[str, ...] = ()
 
 
+LOOPS.add(f"{__package__}.all_steps")
 REGISTRY: dict[str, HostFunction] = {}
 
 
@@ -56,10 +57,14 @@ def host_step(
     return register
 
 
-@cache
 def _loops() -> Any:
     """Return the module of compiled loops, imported when a step first needs it; None without."""
-    return import_module(".compiled_steps", __package__) if COMPILED else None
+    return _imported_loops() if LOOPS.is_used else None
+
+
+@cache
+def _imported_loops() -> Any:
+    return import_module(".compiled_steps", __package__)
 
 
 def _loops_for(*arrays: np.ndarray) -> Any:

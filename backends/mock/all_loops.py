@@ -3,6 +3,7 @@
 import numpy as np
 
 from ..address import Address
+from ..base import Ranges
 from ..profile import load_profile, profile_names
 from .backend import MockBackend
 
@@ -16,11 +17,25 @@ def warm_up() -> None:
     def numbers(*shape: int) -> np.ndarray:
         return generator.standard_normal(shape, dtype=np.float32)
 
+    stored = numbers(_OUTPUTS, _LENGTH), numbers(_LENGTH, _OUTPUTS).T, numbers(_LENGTH, _OUTPUTS).T
+    for weights in stored[:2]:  # as in files that are mapped
+        weights.flags.writeable = False
+
     for name in profile_names():
         backend = MockBackend(load_profile(name))
         for rows in _ROWS:
             ids = np.arange(rows, dtype=np.uint64)
             backend.matmul(numbers(rows, _LENGTH), numbers(_OUTPUTS, _LENGTH), Address("a", ids))
-            dynamic, stacked = numbers(2, _OUTPUTS, _LENGTH), np.arange(2 * rows, dtype=np.uint64)
-            at = Address("b", stacked.reshape(2, rows))
-            backend.matmul(numbers(2, rows, _LENGTH), dynamic, at)
+            at = Address("b", np.arange(2 * rows, dtype=np.uint64).reshape(2, rows))
+            _grow(backend, numbers(2, rows, _LENGTH), numbers(2, _OUTPUTS, _LENGTH), at)
+            for weights in stored:
+                backend.observe(numbers(rows, _LENGTH), backend.prepare(weights), None)
+
+
+def _grow(backend: MockBackend, x: np.ndarray, keys: np.ndarray, at: Address) -> None:
+    """Multiply rows by keys, and by one key more, before and after their calibration."""
+    valid = np.ones((2, x.shape[1], _OUTPUTS), dtype=bool)
+    backend.observe(x, backend.prepare(keys), valid)
+    ranges = Ranges(np.ones((2, 1, 1)), np.full((2, 1, 1), 4.0, dtype=np.float32))
+    prepared = backend.prepare(keys[:, :-1], ranges=ranges)
+    backend.matmul(x, backend.prepare(keys, ranges=ranges, grown=prepared), at)

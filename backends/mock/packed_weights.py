@@ -156,7 +156,7 @@ class PackedWeights:
                 arrays[name][:, s, rows] = arrays[name][:, s, :1]
         elif not has_segment:
             return None
-        return scale, np.zeros(scale.shape, dtype=np.float32)
+        return np.ascontiguousarray(scale), np.zeros(scale.shape, dtype=np.float32)
 
     def _scales(self, part: np.ndarray, s: int, rows: slice) -> tuple[np.ndarray, np.ndarray]:
         """Return span and least number [m, M] of a segment's outputs; store their scale."""
@@ -175,7 +175,7 @@ class PackedWeights:
             scale[...] = np.maximum(part.max(axis=-1), -part.min(axis=-1))
         else:
             scale[...] = edges[1][..., 0]
-        return scale, np.zeros(scale.shape, dtype=np.float32)
+        return np.ascontiguousarray(scale), np.zeros(scale.shape, dtype=np.float32)
 
     def _add_digital(self, s: int, rows: slice, lowest: np.ndarray, length: int) -> None:
         """Store the sums that the offset encoding adds digitally."""
