@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +72,10 @@ def test_smollm2_decodes_as_it_reads(smollm2: Model) -> None:
     assert other != twice[0]
 
 
-@pytest.mark.parametrize(("backend", "limit"), [("digital", 1.45), ("mock", 1.15)])
+# without numba, float32 copies of some encoded weights are kept as well
+@pytest.mark.parametrize(
+    ("backend", "limit"), [("digital", 1.45), ("mock", 1.15 if find_spec("numba") else 1.3)]
+)
 def test_smollm2_memory(packaged_models: Path, tmp_path: Path, backend: str, limit: float) -> None:
     # a laptop must hold a model once: encoded for light, or in float32 for the host. The limits are
     # above the imports, in the float32 size of the weights
