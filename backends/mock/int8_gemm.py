@@ -36,6 +36,12 @@ class IntegerProduct:
             return np.ascontiguousarray(columns)
         return np.ascontiguousarray(columns).view(np.uint8) ^ np.uint8(128)
 
+    def columns(self, stored: np.ndarray) -> np.ndarray:
+        """Return the int8 columns [K, M] that `stored` was made of."""
+        if self.kind == "u8 x s8":
+            return stored
+        return np.asarray((stored ^ np.uint8(128)).view(np.int8))
+
     def magnitudes(self, stored: np.ndarray) -> np.ndarray:
         """Return the magnitudes of stored columns, in the same form."""
         if self.kind == "u8 x s8":

@@ -77,10 +77,15 @@ class Operand:
         plane = self._planes[number]
         if plane is None and self.magnitudes_of is not None:
             return np.abs(self.magnitudes_of.plane(number))
-        if plane is None:
+        if plane is not None:
+            return plane
+        if (number, 0) in self._packed:
             packed = self._packed[number, 0]
             return np.asarray(compiled_loops().unpacked(packed, *self.shape[1:])[None])
-        return plane
+        library = _library()
+        assert library is not None
+        columns = [library.columns(panel) for panel in self._panels[number, 0]]
+        return np.ascontiguousarray(np.concatenate(columns, axis=1).T)[None]
 
     @cached_property
     def panels(self) -> list[slice]:
@@ -90,7 +95,10 @@ class Operand:
         return [slice(i, min(i + step, outputs)) for i in range(0, outputs, step)]
 
     def panel(self, plane: int, matrix: int, index: int, library: IntegerProduct) -> np.ndarray:
-        """Return the weights of a panel in the library's form, [K, width]; they are stored."""
+        """Return the weights of a panel in the library's form, [K, width].
+
+        They are stored; for a single matrix they replace the plane.
+        """
         if self.magnitudes_of is not None:
             return library.magnitudes(self.magnitudes_of.panel(plane, matrix, index, library))
         panels = self._panels.get((plane, matrix))
@@ -98,6 +106,8 @@ class Operand:
             rows = self.plane(plane)[matrix]
             panels = [library.stored(rows[part].T) for part in self.panels]
             self._panels[plane, matrix] = panels
+            if self.shape[0] == 1:
+                self._planes[plane] = None
         return panels[index]
 
     def floats(
@@ -142,7 +152,7 @@ class Operand:
             packed = compiled_loops().packed(self.plane(plane)[matrix])
             stored = self._packed[plane, matrix] = np.asarray(packed)
             if has_dot() and self.shape[0] == 1:
-                self._planes[plane] = None
+                self._planes[plane] = None  # `plane` makes it again
         return stored
 
     def _keep(self, plane: np.ndarray, number: int, matrix: int) -> None:
