@@ -33,7 +33,7 @@ _MAGIC = b"lightloom cache, schema 1\n"
 _DIGEST = 32  # bytes of BLAKE2b at the end of an entry
 _ALIGNED = 64
 _NAMES = re.compile(r"[a-z]+-[0-9a-f]{32}\.cache|\.[a-z]+-[0-9a-f]{32}\.[0-9a-f]{8}\.draft")
-_DRAFT_AGE_S = 3600.0  # after which nobody writes a draft any more
+_DRAFT_AGE_S = 3600.0  # after which the writer of a draft has ended
 Arrays = Mapping[str, np.ndarray]
 _said: set[tuple[Path, str]] = set()
 
@@ -74,6 +74,11 @@ def cache_path() -> Path | None:
         return None
     if named:
         return Path(named).absolute()
+    return user_folder()
+
+
+def user_folder() -> Path | None:
+    """Return the folder that the system provides for caches; None for a user without a home."""
     try:
         if sys.platform == "win32":
             local = os.environ.get("LOCALAPPDATA")
@@ -84,7 +89,7 @@ def cache_path() -> Path | None:
         shared = os.environ.get("XDG_CACHE_HOME", "")
         base = Path(shared) if Path(shared).is_absolute() else Path.home() / ".cache"
         return base / "lightloom"
-    except RuntimeError:  # a user without a home
+    except RuntimeError:
         return None
 
 
@@ -250,7 +255,7 @@ def _unpacked(content: np.ndarray, kind: str, key: str) -> dict[str, np.ndarray]
 
 
 def _put(draft: Path, place: Path) -> None:
-    """Give a draft its name; where another process holds an entry of that name, keep that one."""
+    """Rename a draft; an entry of that name that another process has open stays."""
     try:
         move(draft, place)
     except PermissionError:

@@ -153,7 +153,7 @@ def _forgive_the_disk(dispatcher: Any) -> None:
     def loaded(*arguments: Any) -> Any:
         try:
             return load(*arguments)
-        except Exception:  # they may name classes that no longer exist: compile anew
+        except Exception:  # they may name classes that no longer exist
             with suppress(Exception):
                 cache._cache_file.flush()
             return None

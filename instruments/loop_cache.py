@@ -23,6 +23,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from .cache_folder import user_folder
 from .environment import COMPILED
 from .errors import InputError
 from .text import say
@@ -199,8 +200,9 @@ class LoopCache:
         spec = find_spec(self.module)
         if spec is not None and spec.origin is not None:
             yield Path(spec.origin).parent / "__pycache__"
-        with suppress(RuntimeError):  # there is no home
-            yield _user_folder()
+        folder = user_folder()
+        if folder is not None:
+            yield folder
 
 
 def _mode() -> str:
@@ -261,14 +263,6 @@ def _is_held(lock: Path) -> bool:
         return time.time() - lock.stat().st_mtime < 2 * _LONGEST_S
     except OSError:
         return False
-
-
-def _user_folder() -> Path:
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData/Local") / "lightloom"
-    if sys.platform == "darwin":
-        return Path.home() / "Library/Caches/lightloom"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lightloom"
 
 
 def _detached() -> dict[str, Any]:

@@ -216,7 +216,7 @@ class IntegerRows:
             n, length = self.integers.shape
             for plane in self.planes(name):
                 rows, starts = np.empty((n, -(-length // 4) * 4), np.int8), np.empty(n, np.int32)
-                compiled_loops().bytes_of(plane, False, rows, starts)
+                compiled_loops().bytes_of(plane, rows, starts)
                 stored.append((rows, starts))
             self._bytes[name] = stored
         return stored
@@ -256,14 +256,12 @@ def multiply(
     matrix: int,
     panel: int | None,
     place: slice,
-    out: np.ndarray | None = None,
 ) -> np.ndarray:
     """Multiply a variant of integer rows [n, K] by integer weights [M, K], exactly.
 
     Parameters
     ----------
     panel, place : one of `panels`
-    out : float32 [n, M], space for a whole product in float32
 
     Returns
     -------
@@ -271,7 +269,7 @@ def multiply(
     """
     few = len(rows.integers) <= FEW_ROWS
     if not rows.may_be_bytes(weights) or (panel is None and not few):
-        return _in_floats(rows, name, weights, matrix, out)
+        return _in_floats(rows, name, weights, matrix)
     planes = range(weights.count)
     if few or rows.path(weights) == LOOPS_OF_BYTES:
         loops, products, width = compiled_loops(), [], place.stop - place.start
@@ -322,10 +320,8 @@ def _library() -> IntegerProduct | None:
     return None if isinstance(product, str) else product
 
 
-def _in_floats(
-    rows: IntegerRows, name: str, weights: Operand, matrix: int, out: np.ndarray | None
-) -> np.ndarray:
-    """Multiply in float32 (into `out`) if its sums are exact, else in float64."""
+def _in_floats(rows: IntegerRows, name: str, weights: Operand, matrix: int) -> np.ndarray:
+    """Multiply in float32 if its sums are exact, else in float64."""
     outputs, length = weights.shape[1:]
     wide = weights.is_wide or rows.is_wide
     carrier: type[np.floating] = np.float64 if wide else np.float32
@@ -335,10 +331,7 @@ def _in_floats(
     if wide:
         depth = max((1 << 53) // (rows.magnitude * weights.magnitude), 1)
     simple = len(left) == weights.count == 1 and not wide and length <= depth
-    if simple and out is not None:
-        result = out
-    else:
-        result = np.empty((len(rows.integers), outputs), dtype=np.float32 if simple else np.float64)
+    result = np.empty((len(rows.integers), outputs), dtype=np.float32 if simple else np.float64)
     keep = not wide and len(rows.integers) > FEW_ROWS
     for part, right in weights.floats(matrix, carrier, keep):
         if simple:

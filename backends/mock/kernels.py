@@ -411,8 +411,8 @@ def unpacked(weights: Any, outputs: int, length: int) -> Any:
 
 
 @_borrowing
-def bytes_of(integers: Any, magnitudes: bool, rows: Any, starts: Any) -> None:
-    """Convert int16 rows [n, K] of 8-bit integers, or their magnitudes, for `multiply_bytes`.
+def bytes_of(integers: Any, rows: Any, starts: Any) -> None:
+    """Convert int16 rows [n, K] of 8-bit integers for `multiply_bytes`.
 
     Parameters
     ----------
@@ -423,14 +423,9 @@ def bytes_of(integers: Any, magnitudes: bool, rows: Any, starts: Any) -> None:
     for i in range(n):
         line, row = integers[i], rows[i]
         total = np.int32(0)
-        if magnitudes:
-            for k in range(length):
-                row[k] = np.int8(abs(line[k]))
-                total += np.int32(abs(line[k]))
-        else:
-            for k in range(length):
-                row[k] = np.int8(line[k])
-                total += np.int32(line[k])
+        for k in range(length):
+            row[k] = np.int8(line[k])
+            total += np.int32(line[k])
         for k in range(length, rows.shape[1]):
             row[k] = 0
         starts[i] = -128 * total
@@ -444,7 +439,7 @@ def _is_exact() -> bool:
     weights = np.empty((128, 70), np.int8)
     weights[::2], weights[1::2, ::2], weights[1::2, 1::2] = -128, 127, -128
     rows, starts = np.empty((6, 72), np.int8), np.empty(6, np.int32)
-    bytes_of(integers, False, rows, starts)
+    bytes_of(integers, rows, starts)
     product = np.empty((2, 6, 128), np.int32)
     exact, wide = integers.astype(np.int64), weights.T.astype(np.int64)
     sides = (np.maximum(wide, 0), np.maximum(-wide, 0))
@@ -491,6 +486,12 @@ def _keys_of(builder: Any, key0: Any, key1: Any) -> list[tuple[Lanes, Lanes]]:
     return keys
 
 
+def _halves_of(builder: Any, row: Any) -> tuple[Lanes, Lanes]:
+    """Return the lower and the upper word of a row's id."""
+    whole = broadcast(builder, row)
+    return whole & _LOW, whole >> 32
+
+
 def _words_of(
     block: Lanes, row: tuple[Lanes, Lanes], name: Lanes, keys: list[tuple[Lanes, Lanes]]
 ) -> list[Lanes]:
@@ -534,9 +535,7 @@ def _fill_normals(
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         z, table, groups, key0, key1, row, name, block = arguments
-        keys, low = _keys_of(builder, key0, key1), ir.Constant(LONG, _LOW)
-        halves = (builder.and_(row, low), builder.lshr(row, ir.Constant(LONG, 32)))
-        of_row = (broadcast(builder, halves[0]), broadcast(builder, halves[1]))
+        keys, of_row = _keys_of(builder, key0, key1), _halves_of(builder, row)
         counter, of_name = Counter(builder), broadcast(builder, name)
         with cgutils.for_range(builder, groups) as loop:
             first = builder.add(block, builder.mul(loop.index, ir.Constant(LONG, 16)))
@@ -562,9 +561,7 @@ def _fill_words(
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         words, pitch, count, key0, key1, row, name, block = arguments
-        keys, low = _keys_of(builder, key0, key1), ir.Constant(LONG, _LOW)
-        halves = (builder.and_(row, low), builder.lshr(row, ir.Constant(LONG, 32)))
-        of_row = (broadcast(builder, halves[0]), broadcast(builder, halves[1]))
+        keys, of_row = _keys_of(builder, key0, key1), _halves_of(builder, row)
         of_name = broadcast(builder, name)
         rounds = builder.sdiv(builder.add(count, ir.Constant(LONG, 15)), ir.Constant(LONG, 16))
         with cgutils.for_range(builder, rounds) as loop:
@@ -1097,7 +1094,7 @@ def _read_in_light(
 
 @_joined
 def _spread_factors(space: Any, block: Any, exposure: int, row: int) -> None:
-    """Give each output the brightness factor of its frame."""
+    """Store the brightness factor of each output, that of its frame."""
     factors, frame, first = block.source[exposure, row], block.frame, block.first
     count = block.converter.scale.size
     for start in range(first // frame * frame, first + count, frame):

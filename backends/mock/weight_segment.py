@@ -20,7 +20,6 @@ class ReadingRule:
 
     Parameters
     ----------
-    sign : of the reading in the signed sum
     operand : weights whose sums are read
     light : weights whose sums give the light of both detectors (balanced); None if constant
     unit : value per sum (balanced); 1 per reading, where the light gives the value
@@ -30,7 +29,6 @@ class ReadingRule:
     light_term : the output's term of the light, float32 [m, M]
     """
 
-    sign: int
     operand: Operand
     light: Operand | None
     unit: float
@@ -46,14 +44,12 @@ class InputExposure:
 
     Parameters
     ----------
-    sign : of x+ or x-
     variant, lit : of the read integers, and of the lit ones (see `IntegerRows.variant`)
     rules : its readings
     per_sum, constant, columns, unit : its total light is per_sum times the sum of the lit integers,
         plus constant [m], plus unit times their products with int64 columns [m, K]
     """
 
-    sign: int
     variant: str
     lit: str
     rules: tuple[ReadingRule, ...]
@@ -83,16 +79,15 @@ class WeightSegment:
         self.is_split = profile.detection == "per-reading" and profile.encoding != "offset"
         if self.is_split:
             self.exposures = tuple(
-                self._exposure(sign, variant, variant, (0, 1), detector)
-                for sign, variant in ((1, "plus"), (-1, "minus"))
+                self._exposure(variant, variant, (0, 1), detector) for variant in ("plus", "minus")
             )
         else:
             lit = "magnitude" if detector.balanced else "signed"
-            self.exposures = (self._exposure(1, "signed", lit, (0,), detector),)
+            self.exposures = (self._exposure("signed", lit, (0,), detector),)
         self._converter: tuple[Ranges | None, Converter] | None = None
 
     def _exposure(
-        self, sign: int, variant: str, lit: str, read: tuple[int, ...], detector: Detector
+        self, variant: str, lit: str, read: tuple[int, ...], detector: Detector
     ) -> InputExposure:
         rails, gain, shape = self.weights.rails, detector.gain, self.weights.shape
         leak = 2 * self.leak if lit == "magnitude" else self.leak  # x+ and x- side by side
@@ -102,7 +97,6 @@ class WeightSegment:
         for index in read:
             rail = rails[index]
             light = rails[1] if detector.balanced else rail
-            rail_sign = (1, -1)[index]
             assert rail.operand is not None
             term, dark = np.zeros(shape[:2], dtype=np.float32), 0.0
             if light.operand is None:
@@ -120,7 +114,6 @@ class WeightSegment:
             per_sum += self.unit * light.constant * shape[1]
             rules.append(
                 ReadingRule(
-                    sign * rail_sign,
                     rail.operand,
                     light.operand if detector.balanced else None,
                     unit,
@@ -133,7 +126,7 @@ class WeightSegment:
         if columns is not None and not columns.any():  # both rails of push-pull: constant
             columns = None
         unit = self.unit * abs(light.unit)
-        return InputExposure(sign, variant, lit, tuple(rules), per_sum, constant, columns, unit)
+        return InputExposure(variant, lit, tuple(rules), per_sum, constant, columns, unit)
 
     def converter(self, profile: OpticsProfile, ranges: Ranges | None, index: int) -> Converter:
         """Return the converters of segment `index` of all outputs: [m, M] each."""
