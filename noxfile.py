@@ -16,6 +16,7 @@ import nox
 
 ROOT = Path(__file__).parent
 WHEEL = "LIGHTLOOM_WHEEL"  # a wheel to install, where several sessions share one that was built
+TORCH = os.environ.get("LIGHTLOOM_TORCH", "torch>=2.6")  # such as a build for processors only
 DIST = ROOT / "dist"
 MADE = re.compile(r"^PKG-INFO$|^setup\.cfg$|\.egg-info/")  # by setuptools, in an sdist
 
@@ -73,6 +74,14 @@ def fast(session: nox.Session) -> None:
         if "--cov" in session.posargs:
             data = os.environ.get("COVERAGE_FILE", ".coverage")
             session.run("python", "-P", ".ci/coverage_by_room", data)
+
+
+@nox.session
+def torch(session: nox.Session) -> None:
+    """Run the tests of models from PyTorch, slow ones, too."""
+    session.install(TORCH)
+    install(session, "test", "fast", "torch")
+    session.run("pytest", "-m", "with_torch and not campaign", *session.posargs)
 
 
 @nox.session

@@ -163,6 +163,8 @@ def resume(
 
 
 def __getattr__(name: str) -> Any:
+    if name == "torch":  # the front door for modules of PyTorch
+        return import_module(".torch", __name__)
     for package, names in _NAMES.items():
         if name in names:
             return getattr(import_module(f".{package}", __name__), name)

@@ -111,6 +111,10 @@ MATMUL_KINDS = (
     "MLP",
     "LM head",
     "classifier",
+    "projection",
+    "convolution",
+    "experts",
+    "product",
 )
 HOST_KINDS = (
     "softmax",
@@ -122,6 +126,7 @@ HOST_KINDS = (
     "embedding",
     "pooling",
     "sampling",
+    "torch",
 )
 
 

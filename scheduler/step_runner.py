@@ -172,7 +172,8 @@ class StepRunner:
                 weight = _as_operand(step, array)
                 self._prepared[step.name] = prepared = backend.prepare(weight)
                 y = self._host.matmul(x, weight).y
-            largest = backend.observe(x, prepared, None)[0]
+            largest = backend.observe(x, prepared, None)
+            largest = largest if len(prepared.shape) > 2 else largest[0]
             return Ranges(_with_margin(largest, backend.profile.readout_range)), y
         w = operands[step.w]
         # fixed axes of a dynamic operand: its heads, and its outputs unless they are tokens
@@ -237,9 +238,11 @@ class StepRunner:
 
 def _as_operand(step: OpticalMatmul, array: np.ndarray) -> np.ndarray:
     """Return a stored weight as the operand [M, K] of its product."""
-    array = array.reshape(len(array), -1) if array.ndim > 2 else array
+    needed = evaluate(step.w_shape, {})
+    if array.ndim > 2 and len(needed) == 2:
+        array = array.reshape(len(array), -1)
     array = array.T if step.transposed else array
-    if array.shape != evaluate(step.w_shape, {}):
+    if array.shape != needed:
         wanted = [str(size) for size in step.w_shape]
         raise InputError(
             f"weight {step.w!r} has shape {list(array.shape)}, but {step.name} needs "

@@ -1,0 +1,63 @@
+"""PyTorch modules on light: `optics` runs and trains any of them. Needs the extra `torch`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .instruments.errors import import_extra
+
+if TYPE_CHECKING:
+    from .backends import Backend
+    from .models.traced.optics import Light
+    from .scheduler import Placement
+
+_OLDEST = (2, 6)
+
+
+def optics(
+    model: Any,
+    backend: Backend | str = "mock",
+    placement: str | Path | Placement = "paper",
+    seed: int = 0,
+    calibration: Iterable[Any] = (),
+) -> Light:
+    """Return a context in which the matrix products of a torch module run on a backend.
+
+    Every product of a forward pass goes where the placement says: projections, QK^T, attention x V,
+    experts, convolutions, heads. Fused attention is computed as its products. Products of the
+    backward pass stay digital; gradients pass straight through noise, quantisation and ranges.
+
+    Parameters
+    ----------
+    model : a `torch.nn.Module`, in float32, bfloat16 or float16
+    backend : a backend, or its name or path, as `open_backend` takes it
+    placement : a policy that needs no costs ("paper", "projections", "all-optical", "host"), the
+        path of a file of rules, or the placement of a plan
+    seed : of the noise
+    calibration : inputs of passes that fix read-out ranges: mappings of named arguments, tuples, or
+        tensors; without them the ranges of a product come from its first call
+
+    Raises
+    ------
+    InputError : for a module that is compiled, quantised, or on several devices; for an unknown
+        backend or placement
+    MissingExtraError : without torch
+    """
+    _check_torch()
+    from .models.traced.optics import Light
+
+    return Light(model, backend, placement, seed, calibration)
+
+
+def _check_torch() -> None:
+    from .instruments import MissingExtraError
+
+    torch = import_extra("torch", "torch", "running a torch module on light")
+    found = str(torch.__version__).split("+")[0]
+    if tuple(int(part) for part in found.split(".")[:2]) < _OLDEST:
+        raise MissingExtraError(
+            f"torch {found} is too old; lightloom needs {'.'.join(map(str, _OLDEST))} or later: "
+            "pip install --upgrade torch"
+        )

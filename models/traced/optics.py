@@ -1,0 +1,498 @@
+"""`Light`: runs a torch module with its matrix products on a backend.
+
+Products are caught below autograd, so that gradients pass straight through noise, quantisation and
+ranges: they are those of exact products of the same operands. Products of the backward pass, and of
+a forward pass that is computed again within it, stay digital.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from ...backends import Backend, Stats, open_backend, row_ids
+from ...instruments import InputError
+from ...scheduler import DEFAULT_POLICY, Placement
+from ...scheduler.costs import BenchModel
+from ...scheduler.runs.plan_record import PlanRecord
+from ...scheduler.runs.report import Report, Run, bench_seconds
+from .checks import check_module, check_operands
+from .light_runner import TORCH_STEP, Call, LightRunner
+from .module_paths import Frame, ModulePaths
+from .naming import (
+    kind_of_operands,
+    kind_of_weight,
+    name_of_operands,
+    name_of_weight,
+    output_weight,
+)
+from .products import Operation, Product, is_product, operation_of
+from .tags import Tag, Tags, tensors_in
+
+_ATEN = torch.ops.aten
+_SOFTMAX = {_ATEN._softmax.default, _ATEN._safe_softmax.default}
+_COPIES = {  # whose result holds numbers of the first operand, or zeros
+    _ATEN.clone.default,
+    _ATEN._to_copy.default,
+    _ATEN.constant_pad_nd.default,
+}
+_SIGN_KEPT = _COPIES | {  # of a softmax: the result is not below zero, either
+    _ATEN.masked_fill.Scalar,
+    _ATEN.native_dropout.default,
+}
+_SIGN_KEPT_IN_PLACE = {_ATEN.masked_fill_.Scalar, _ATEN.dropout_.default}
+_UNCOUNTED = {  # products within other operations, whose number is not known here
+    "_cdist_forward",
+    "_thnn_fused_gru_cell",
+    "_thnn_fused_lstm_cell",
+    "_transformer_encoder_layer_fwd",
+    "lstm",
+    "mkldnn_rnn_layer",
+}
+
+
+class Light:
+    """The products of a torch module on a backend, within a `with`; see `lightloom.torch.optics`.
+
+    Attributes
+    ----------
+    backend : that multiplies
+    remarks : what stays digital, and where ranges come from, as sentences
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        backend: Backend | str = "mock",
+        placement: str | Path | Placement = DEFAULT_POLICY,
+        seed: int = 0,
+        calibration: Iterable[Any] = (),
+    ) -> None:
+        check_module(model)
+        self._is_own = not isinstance(backend, Backend)
+        self.backend = open_backend(backend, seed) if isinstance(backend, str) else backend
+        if not isinstance(self.backend, Backend):
+            raise InputError(f"backend = {backend!r} is neither a backend nor the name of one")
+        self._model = model
+        self._seed = 0 if self._is_own else seed
+        chosen = placement if isinstance(placement, Placement) else str(placement)
+        self._placement = placement if isinstance(placement, str) else str(placement)
+        self._runner = LightRunner(self.backend, chosen)
+        self._calibration = calibration
+        self._paths = ModulePaths(model)
+        self._tags = Tags()
+        self._sequences: np.ndarray | None = None
+        self._numbers: Counter[tuple[str, int]] = Counter()
+        self._macs, self._macs_on_light = 0, 0
+        self._left: Counter[str] = Counter()
+        self._output: torch.Tensor | None = None
+        self._passes = 0
+        self._wall_s, self._product_s, self._call_start = 0.0, 0.0, 0.0
+        self._product_start_s = 0.0
+        self._stack: ExitStack | None = None
+
+    # ------------------------------------------------------------------------- the context
+
+    def __enter__(self) -> Self:
+        if self._stack is not None:
+            raise InputError("these optics are open already; leave their `with` first")
+        with ExitStack() as stack:
+            self.backend.open()
+            if self._is_own:
+                stack.callback(self.backend.close)
+            stack.enter_context(self._paths.watched(self._begin_call, self._end_call))
+            stack.enter_context(_unfused_attention())
+            stack.enter_context(_ProductMode(self))
+            self.calibrate(*self._calibration)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        stack, self._stack = self._stack, None
+        if stack is not None:
+            stack.__exit__(*error)
+
+    def calibrate(self, *inputs: Any) -> None:
+        """Take read-out ranges, and the scales of dynamic operands, from digital passes.
+
+        Parameters
+        ----------
+        inputs : of one pass each: a mapping of named arguments, a tuple of them, or one tensor
+        """
+        if not inputs:
+            return
+        was_training = self._model.training
+        self._model.eval()
+        self._runner.is_calibrating = True
+        try:
+            with torch.no_grad():
+                for given in inputs:
+                    if isinstance(given, Mapping):
+                        self._model(**given)
+                    else:
+                        self._model(*(given if isinstance(given, tuple | list) else (given,)))
+        finally:
+            self._runner.is_calibrating = False
+            self._model.train(was_training)
+
+    @contextmanager
+    def sequences(self, ids: Sequence[int] | np.ndarray) -> Iterator[None]:
+        """Name the rows of the batches within a `with`; without it they count from zero.
+
+        The noise of a row depends on its id, not on the rows beside it. So a large batch can be
+        computed in parts, with the same result.
+
+        Parameters
+        ----------
+        ids : one for each row of a batch
+        """
+        before, self._sequences = self._sequences, np.asarray(ids, dtype=np.uint64)
+        try:
+            yield
+        finally:
+            self._sequences = before
+
+    # --------------------------------------------------------------------------- results
+
+    @property
+    def stats(self) -> Stats:
+        """Counted events of all products on light so far."""
+        total = Stats()
+        for record in self._runner.calls.values():
+            total.add(record.stats)
+        return total
+
+    @property
+    def optical_share(self) -> float:
+        """MACs that went to the backend, over the MACs of all products of forward passes."""
+        return self._macs_on_light / self._macs if self._macs else 0.0
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What stayed digital, and which ranges were not calibrated, as sentences."""
+        remarks = []
+        for name, macs in sorted(self._left.items(), key=lambda item: -item[1]):
+            share = f"{macs / max(self._macs, 1):.2%} of all MACs" if macs else "MACs not counted"
+            remarks.append(f"{name} stayed digital ({share})")
+        if self._runner.uncalibrated:
+            remarks.append(
+                f"the ranges of {len(self._runner.uncalibrated)} products come from their first "
+                "call, since no calibration inputs were given"
+            )
+        if any(tensor.is_cuda for tensor in self._model.parameters()):
+            remarks.append("operands were copied between the GPU and this computer's memory")
+        return tuple(remarks)
+
+    def report(self) -> Report:
+        """Return the report of all forward passes so far, as that of `lightloom run`."""
+        bench = BenchModel.of(self.backend)
+        records = list(self._runner.calls.values())
+        plan = PlanRecord(
+            _Named(type(self._model).__name__),  # type: ignore[arg-type]
+            self.backend,
+            bench,
+            self._placement,
+            "products",
+            (),
+            (),
+            Placement(self._placement, frozenset()),
+        )
+        predicted = bench_seconds(records, bench) if self.backend.is_optical else None
+        throughput = {
+            "unit": "forward passes per second",
+            "here": self._passes / self._wall_s if self._wall_s else 0.0,
+            "bench": self._passes / predicted if predicted else None,
+        }
+        quality = {
+            "metric": "share of MACs on light",
+            "digital": None,
+            "optical": self.optical_share,
+        }
+        report = Run(plan, {}, quality, throughput, records, self._wall_s).report()
+        return replace(report, remarks=(*report.remarks, *self.remarks))
+
+    # -------------------------------------------------------------------- one operation
+
+    def _begin_call(self) -> None:
+        """Begin a pass of the outermost module: find its weights, which may be new tensors."""
+        named = dict(self._model.named_parameters(remove_duplicate=False))
+        self._tags.name_weights(named | dict(self._model.named_buffers()))
+        self._output = output_weight(self._model)
+        self._call_start, self._product_start_s = time.perf_counter(), self._product_s
+
+    def _end_call(self) -> None:
+        if self._runner.is_calibrating:
+            return
+        wall = time.perf_counter() - self._call_start
+        self._wall_s, self._passes = self._wall_s + wall, self._passes + 1
+        batch, new = self._paths.batch_and_tokens
+        sizes = {"batch": batch, "new": new, "past": 0}
+        other_s = wall - (self._product_s - self._product_start_s)
+        self._runner.count(TORCH_STEP, False, sizes, other_s)
+
+    def multiply(self, operation: Operation) -> torch.Tensor | None:
+        """Return the result of an operation on light; None where all of it stays digital."""
+        start = time.perf_counter()
+        frame = self._paths.innermost
+        results: list[torch.Tensor | None] = []
+        for product in operation.products:
+            results.append(self._product(product, frame))
+        if results and all(result is None for result in results):
+            return None
+        done = [
+            product.x.float() @ product.w.float().mT if result is None else result
+            for product, result in zip(operation.products, results, strict=True)
+        ]
+        result = operation.finish(done).to(operation.dtype)
+        self._product_s += time.perf_counter() - start
+        return result
+
+    def _product(self, product: Product, frame: Frame) -> torch.Tensor | None:
+        """Return the result of one product in float32; None where it stays digital."""
+        x_tag, w_tag = self._tags.of(product.x), self._tags.of(product.w)
+        if w_tag.weight:
+            name = name_of_weight(frame, product, w_tag.weight)
+            kind = kind_of_weight(name, product, self._is_output(product.w))
+        else:
+            kind = kind_of_operands(frame, product, x_tag)
+            name = name_of_operands(frame, kind, product)
+        check_operands(name, product.x, product.w)
+        call = self._call(product, name, kind, w_tag, x_tag)
+        step = self._runner.step_of(call)
+        is_on_light = self._runner.goes_to_light(step)
+        if not self._runner.is_calibrating:
+            self._macs += product.macs
+            self._macs_on_light += product.macs if is_on_light else 0
+        if not is_on_light or not product.macs:
+            if not self._runner.is_calibrating:
+                self._left[f"{kind} by the placement"] += product.macs
+                self._runner.count(step, False, call.sizes, 0.0)
+            return None
+        y = torch.from_numpy(self._runner.multiply(step, call, self._seed))
+        return y.reshape(*product.x.shape[:-1], product.w.shape[-2]).to(product.x.device)
+
+    def _is_output(self, w: torch.Tensor) -> bool:
+        output = self._output
+        return output is not None and (
+            output.untyped_storage()._cdata == w.untyped_storage()._cdata
+            and output.shape == w.shape
+        )
+
+    def _call(self, product: Product, name: str, kind: str, w_tag: Tag, x_tag: Tag) -> Call:
+        is_weight = bool(w_tag.weight)
+        first = 0 if self._sequences is None or not len(self._sequences) else self._sequences[0]
+        number = self._numbers[name, int(first)]
+        if not self._runner.is_calibrating:
+            self._numbers[name, int(first)] += 1
+        x, w = product.x, product.w
+        groups, tokens = 1, -2
+        if not is_weight:
+            tokens = -1 if kind == "attention x V" else -2
+            x, w, groups = self._as_heads(x, w, kind)
+        return Call(
+            name=name,
+            kind=kind,
+            x=_array(x),
+            w_shape=tuple(w.shape),
+            read_w=lambda: _array(w),
+            version=_version(w, w_tag) if is_weight else None,
+            ids=self._ids(product, is_weight),
+            number=number,
+            tokens=tokens,
+            groups=groups,
+            non_negative=x_tag.is_softmax,
+        )
+
+    def _as_heads(
+        self, x: torch.Tensor, w: torch.Tensor, kind: str
+    ) -> tuple[torch.Tensor, torch.Tensor, int]:
+        """Return operands [G, ...] as [B, H, ...], and the query heads that share a key head."""
+        if x.dim() == 2:
+            return x[None, None], w[None, None], 1
+        batch = self._paths.batch
+        matrices = x.shape[0]
+        if kind not in ("QK^T", "attention x V") or matrices % batch:
+            return x[:, None], w[:, None], 1
+        x, w = x.unflatten(0, (batch, -1)), w.unflatten(0, (batch, -1))
+        groups = _equal_heads(w)
+        if groups > 1:
+            w = w[:, ::groups]
+            x = x.unflatten(1, (-1, groups)).flatten(2, 3)
+        return x, w, groups
+
+    def _ids(self, product: Product, is_weight: bool) -> np.ndarray:
+        """Return an id for each row, from sequence, head and position if the shape tells them."""
+        shape, batch = product.x.shape[:-1], self._paths.batch
+        sequences = np.arange(batch) if self._sequences is None else self._sequences
+        if len(sequences) != batch:
+            raise InputError(
+                f"{len(sequences)} sequences were named, but the batch has {batch} rows"
+            )
+        rows, matrices = shape[-1], 1 if len(shape) == 1 else shape[0]
+        if is_weight or len(shape) == 1:  # rows are (sequence, position)
+            if rows % batch or product.role == "experts":
+                sequences, batch = np.zeros(1, dtype=np.uint64), 1
+            positions = product.first_row + np.arange(rows // batch)
+            return row_ids(sequences, matrices, positions).swapaxes(0, 1)
+        if matrices % batch:
+            sequences, batch = np.zeros(1, dtype=np.uint64), 1
+        return row_ids(sequences, matrices // batch, np.arange(rows))
+
+    def leave(self, function: Any, args: Any, kwargs: Any, result: Any) -> None:
+        """Count the products of an operation that has no form for light."""
+        if self._runner.is_calibrating:
+            return
+        name = function._schema.name.partition("::")[2]
+        formula = flop_registry.get(function.overloadpacket)
+        macs = int(formula(*args, **kwargs, out_val=result)) // 2 if formula else 0
+        self._macs += macs
+        self._left[name] += macs
+
+    def follow(self, function: Any, args: Any, result: Any) -> None:
+        """Tag what an operation makes of tagged tensors, and notice changes in place."""
+        if function in _SOFTMAX:
+            self._tags.put(result, Tag(is_softmax=True))
+            return
+        for place in _written(function):
+            changed = args[place] if place < len(args) else None
+            for tensor in tensors_in(changed):
+                tag = self._tags.of(tensor)
+                if tag.weight and not tag.origin:
+                    self._tags.put(tensor, replace(tag, changes=tag.changes + 1))
+                elif tag.weight or (tag.is_softmax and function not in _SIGN_KEPT_IN_PLACE):
+                    self._tags.put(tensor, Tag())
+        if function in _SIGN_KEPT and args and isinstance(args[0], torch.Tensor):
+            tag = self._tags.of(args[0])
+            made = result[0] if isinstance(result, tuple) else result
+            if tag.is_softmax:
+                self._tags.put(made, Tag(is_softmax=True))
+            elif tag.weight and function in _COPIES:
+                origin = (_version(args[0], tag), str(function))
+                self._tags.put(made, replace(tag, origin=origin))
+
+
+class _ProductMode(TorchDispatchMode):
+    """Gives every product of a forward pass to a `Light`."""
+
+    supports_higher_order_operators = True
+
+    def __init__(self, light: Light) -> None:
+        super().__init__()
+        self._light = light
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if torch._C._current_graph_task_id() != -1:  # within a backward pass
+            return function(*args, **kwargs)
+        if not isinstance(function, torch._ops.OpOverload):
+            raise InputError(
+                f"the module uses {function}, whose products cannot be seen; load it with "
+                "attn_implementation='eager', and without compiled functions"
+            )
+        light = self._light
+        if is_product(function):
+            weighs = lambda tensor: bool(light._tags.of(tensor).weight)  # noqa: E731
+            operation = operation_of(function, args, kwargs, weighs)
+            if operation is not None:
+                result = light.multiply(operation)
+                return function(*args, **kwargs) if result is None else result
+        elif _is_composite(function):
+            with self:
+                result = function.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        result = function(*args, **kwargs)
+        if is_product(function) or _holds_products(function):
+            light.leave(function, args, kwargs, result)
+        light.follow(function, args, result)
+        return result
+
+
+@contextmanager
+def _unfused_attention() -> Iterator[None]:
+    """Let torch compute attention as two products and a softmax."""
+    was_fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(was_fast)
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    """Return a tensor as a float32 array, a view where possible."""
+    return tensor.detach().to("cpu", torch.float32).numpy()
+
+
+def _version(w: torch.Tensor, tag: Tag) -> tuple[Any, ...]:
+    """Return what changes whenever the numbers of a weight, or of a part of one, change."""
+    place = w.storage_offset(), tuple(w.shape), w.stride()
+    if tag.origin:
+        return (tag.origin, *place)
+    return (tag.number, tag.changes, -1 if w.is_inference() else w._version, *place)
+
+
+def _equal_heads(w: torch.Tensor) -> int:
+    """Return how many neighbouring heads of [B, H, ...] hold equal numbers, in all groups."""
+    heads = w.shape[1]
+    if heads < 2 or not w.numel() or not torch.equal(w[:, 0], w[:, 1]):
+        return 1
+    count = 2
+    while count < heads and torch.equal(w[:, 0], w[:, count]):
+        count += 1
+    if heads % count:
+        return 1
+    grouped = w.unflatten(1, (-1, count))
+    return count if bool((grouped == grouped[:, :, :1]).all()) else 1
+
+
+@cache
+def _is_composite(function: Any) -> bool:
+    """Return whether torch computes an operation by others, which are seen one by one."""
+    key = "CompositeImplicitAutograd"
+    if function.namespace == "prim":
+        return False
+    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(function.name(), key))
+
+
+@cache
+def _written(function: Any) -> tuple[int, ...]:
+    """Return the places of the arguments that an operation changes."""
+    arguments = function._schema.arguments
+    return tuple(
+        place
+        for place, argument in enumerate(arguments)
+        if argument.alias_info is not None and argument.alias_info.is_write
+    )
+
+
+@cache
+def _holds_products(function: Any) -> bool:
+    """Return whether an operation has products within, such as fused attention."""
+    if function.overloadpacket in flop_registry:
+        return True
+    return function._schema.name.partition("::")[2] in _UNCOUNTED
+
+
+class _Named:
+    """What a report needs of a model that has no program."""
+
+    task = "language"
+
+    def __init__(self, name: str) -> None:
+        self.name = name
