@@ -24,11 +24,14 @@ from .placement_times import PlacementTimes
 from .program import OpticalMatmul, Program
 
 _HEADS = ("LM head", "classifier")
+_UNSUMMED = (
+    "outer product"  # of length 1, such as the angles of rotary positions: nothing is summed
+)
 
 FIXED: Mapping[str, Callable[[OpticalMatmul], bool]] = {  # need neither costs nor a file
-    "paper": lambda step: step.kind not in _HEADS,
-    "projections": lambda step: step.kind not in _HEADS and not step.dynamic,
-    "all-optical": lambda step: True,
+    "paper": lambda step: step.kind not in (*_HEADS, _UNSUMMED),
+    "projections": lambda step: step.kind not in (*_HEADS, _UNSUMMED) and not step.dynamic,
+    "all-optical": lambda step: step.kind != _UNSUMMED,
     "host": lambda step: False,
 }
 _COSTS = ("fastest", "least-energy")

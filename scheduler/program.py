@@ -115,6 +115,7 @@ MATMUL_KINDS = (
     "convolution",
     "experts",
     "product",
+    "outer product",
 )
 HOST_KINDS = (
     "softmax",

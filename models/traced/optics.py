@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
@@ -242,7 +242,7 @@ class Light:
         other_s = wall - (self._product_s - self._product_start_s)
         self._runner.count(TORCH_STEP, False, sizes, other_s)
 
-    def multiply(self, operation: Operation) -> torch.Tensor | None:
+    def on_light(self, operation: Operation) -> torch.Tensor | None:
         """Return the result of an operation on light; None where all of it stays digital."""
         start = time.perf_counter()
         frame = self._paths.innermost
@@ -282,6 +282,10 @@ class Light:
             return None
         y = torch.from_numpy(self._runner.multiply(step, call, self._seed))
         return y.reshape(*product.x.shape[:-1], product.w.shape[-2]).to(product.x.device)
+
+    def is_weight(self, tensor: torch.Tensor) -> bool:
+        """Return whether a tensor holds a weight of the module."""
+        return bool(self._tags.of(tensor).weight)
 
     def _is_output(self, w: torch.Tensor) -> bool:
         output = self._output
@@ -360,12 +364,12 @@ class Light:
         self._macs += macs
         self._left[name] += macs
 
-    def follow(self, function: Any, args: Any, result: Any) -> None:
+    def follow(self, function: Any, args: Any, result: Any, written: Sequence[int]) -> None:
         """Tag what an operation makes of tagged tensors, and notice changes in place."""
         if function in _SOFTMAX:
             self._tags.put(result, Tag(is_softmax=True))
             return
-        for place in _written(function):
+        for place in written:
             changed = args[place] if place < len(args) else None
             for tensor in tensors_in(changed):
                 tag = self._tags.of(tensor)
@@ -396,30 +400,70 @@ class _ProductMode(TorchDispatchMode):
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if torch._C._current_graph_task_id() != -1:  # within a backward pass
+        facts = _facts_of(function)
+        if facts.is_plain or torch._C._current_graph_task_id() != -1:  # within a backward pass
             return function(*args, **kwargs)
-        if not isinstance(function, torch._ops.OpOverload):
-            raise InputError(
-                f"the module uses {function}, whose products cannot be seen; load it with "
-                "attn_implementation='eager', and without compiled functions"
-            )
         light = self._light
-        if is_product(function):
-            weighs = lambda tensor: bool(light._tags.of(tensor).weight)  # noqa: E731
-            operation = operation_of(function, args, kwargs, weighs)
+        if facts.is_product:
+            operation = operation_of(function, args, kwargs, light.is_weight)
             if operation is not None:
-                result = light.multiply(operation)
+                result = light.on_light(operation)
                 return function(*args, **kwargs) if result is None else result
-        elif _is_composite(function):
+        elif facts.is_composite:
             with self:
                 result = function.decompose(*args, **kwargs)
             if result is not NotImplemented:
                 return result
         result = function(*args, **kwargs)
-        if is_product(function) or _holds_products(function):
+        if facts.holds_products or facts.is_product:
             light.leave(function, args, kwargs, result)
-        light.follow(function, args, result)
+        light.follow(function, args, result, facts.written)
         return result
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What matters of an aten operation.
+
+    Parameters
+    ----------
+    is_product : it may have the form of products
+    is_composite : torch computes it by others, which are seen one by one
+    holds_products : it has products within that cannot be seen, such as fused attention
+    written : places of the arguments that it changes
+    is_plain : nothing of this holds, and its result has no tag
+    """
+
+    is_product: bool
+    is_composite: bool
+    holds_products: bool
+    written: tuple[int, ...]
+    is_plain: bool
+
+
+@cache
+def _facts_of(function: Any) -> _Facts:
+    if not isinstance(function, torch._ops.OpOverload):
+        raise InputError(
+            f"the module uses {function}, whose products cannot be seen; load it with "
+            "attn_implementation='eager', and without compiled functions"
+        )
+    product, key = is_product(function), "CompositeImplicitAutograd"
+    composite = function.namespace != "prim" and bool(
+        torch._C._dispatch_has_kernel_for_dispatch_key(function.name(), key)
+    )
+    holds = not product and (
+        function.overloadpacket in flop_registry
+        or function._schema.name.partition("::")[2] in _UNCOUNTED
+    )
+    written = tuple(
+        place
+        for place, argument in enumerate(function._schema.arguments)
+        if argument.alias_info is not None and argument.alias_info.is_write
+    )
+    is_tagged = function in _SOFTMAX or function in _SIGN_KEPT
+    is_plain = not (product or composite or holds or written or is_tagged)
+    return _Facts(product, composite, holds, written, is_plain)
 
 
 @contextmanager
@@ -459,34 +503,6 @@ def _equal_heads(w: torch.Tensor) -> int:
         return 1
     grouped = w.unflatten(1, (-1, count))
     return count if bool((grouped == grouped[:, :, :1]).all()) else 1
-
-
-@cache
-def _is_composite(function: Any) -> bool:
-    """Return whether torch computes an operation by others, which are seen one by one."""
-    key = "CompositeImplicitAutograd"
-    if function.namespace == "prim":
-        return False
-    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(function.name(), key))
-
-
-@cache
-def _written(function: Any) -> tuple[int, ...]:
-    """Return the places of the arguments that an operation changes."""
-    arguments = function._schema.arguments
-    return tuple(
-        place
-        for place, argument in enumerate(arguments)
-        if argument.alias_info is not None and argument.alias_info.is_write
-    )
-
-
-@cache
-def _holds_products(function: Any) -> bool:
-    """Return whether an operation has products within, such as fused attention."""
-    if function.overloadpacket in flop_registry:
-        return True
-    return function._schema.name.partition("::")[2] in _UNCOUNTED
 
 
 class _Named:
