@@ -11,14 +11,12 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -30,37 +28,9 @@ from ...scheduler.runs.plan_record import PlanRecord
 from ...scheduler.runs.report import Report, Run, bench_seconds
 from .checks import check_module, check_operands
 from .light_runner import TORCH_STEP, Call, LightRunner
-from .module_paths import Frame, ModulePaths
-from .naming import (
-    kind_of_operands,
-    kind_of_weight,
-    name_of_operands,
-    name_of_weight,
-    output_weight,
-)
-from .products import Operation, Product, is_product, operation_of
-from .tags import Tag, Tags, tensors_in
-
-_ATEN = torch.ops.aten
-_SOFTMAX = {_ATEN._softmax.default, _ATEN._safe_softmax.default}
-_COPIES = {  # whose result holds numbers of the first operand, or zeros
-    _ATEN.clone.default,
-    _ATEN._to_copy.default,
-    _ATEN.constant_pad_nd.default,
-}
-_SIGN_KEPT = _COPIES | {  # of a softmax: the result is not below zero, either
-    _ATEN.masked_fill.Scalar,
-    _ATEN.native_dropout.default,
-}
-_SIGN_KEPT_IN_PLACE = {_ATEN.masked_fill_.Scalar, _ATEN.dropout_.default}
-_UNCOUNTED = {  # products within other operations, whose number is not known here
-    "_cdist_forward",
-    "_thnn_fused_gru_cell",
-    "_thnn_fused_lstm_cell",
-    "_transformer_encoder_layer_fwd",
-    "lstm",
-    "mkldnn_rnn_layer",
-}
+from .module_products import ModuleProducts, NamedProduct, as_heads, facts_of, unfused_attention
+from .products import Operation, Product, operation_of
+from .tags import version_of
 
 
 class Light:
@@ -69,6 +39,7 @@ class Light:
     Attributes
     ----------
     backend : that multiplies
+    products : of the module, by their names
     remarks : what stays digital, and where ranges come from, as sentences
     """
 
@@ -91,13 +62,11 @@ class Light:
         self._placement = placement if isinstance(placement, str) else str(placement)
         self._runner = LightRunner(self.backend, chosen)
         self._calibration = calibration
-        self._paths = ModulePaths(model)
-        self._tags = Tags()
+        self.products = ModuleProducts(model)
         self._sequences: np.ndarray | None = None
         self._numbers: Counter[tuple[str, int]] = Counter()
         self._macs, self._macs_on_light = 0, 0
         self._left: Counter[str] = Counter()
-        self._output: torch.Tensor | None = None
         self._passes = 0
         self._wall_s, self._product_s, self._call_start = 0.0, 0.0, 0.0
         self._product_start_s = 0.0
@@ -112,8 +81,8 @@ class Light:
             self.backend.open()
             if self._is_own:
                 stack.callback(self.backend.close)
-            stack.enter_context(self._paths.watched(self._begin_call, self._end_call))
-            stack.enter_context(_unfused_attention())
+            stack.enter_context(self.products.paths.watched(self._begin_call, self._end_call))
+            stack.enter_context(unfused_attention())
             stack.enter_context(_ProductMode(self))
             self.calibrate(*self._calibration)
             self._stack = stack.pop_all()
@@ -227,9 +196,7 @@ class Light:
 
     def _begin_call(self) -> None:
         """Begin a pass of the outermost module: find its weights, which may be new tensors."""
-        named = dict(self._model.named_parameters(remove_duplicate=False))
-        self._tags.name_weights(named | dict(self._model.named_buffers()))
-        self._output = output_weight(self._model)
+        self.products.begin_pass()
         self._call_start, self._product_start_s = time.perf_counter(), self._product_s
 
     def _end_call(self) -> None:
@@ -237,7 +204,7 @@ class Light:
             return
         wall = time.perf_counter() - self._call_start
         self._wall_s, self._passes = self._wall_s + wall, self._passes + 1
-        batch, new = self._paths.batch_and_tokens
+        batch, new = self.products.paths.batch_and_tokens
         sizes = {"batch": batch, "new": new, "past": 0}
         other_s = wall - (self._product_s - self._product_start_s)
         self._runner.count(TORCH_STEP, False, sizes, other_s)
@@ -245,10 +212,9 @@ class Light:
     def on_light(self, operation: Operation) -> torch.Tensor | None:
         """Return the result of an operation on light; None where all of it stays digital."""
         start = time.perf_counter()
-        frame = self._paths.innermost
         results: list[torch.Tensor | None] = []
         for product in operation.products:
-            results.append(self._product(product, frame))
+            results.append(self._product(product))
         if results and all(result is None for result in results):
             return None
         done = [
@@ -259,17 +225,11 @@ class Light:
         self._product_s += time.perf_counter() - start
         return result
 
-    def _product(self, product: Product, frame: Frame) -> torch.Tensor | None:
+    def _product(self, product: Product) -> torch.Tensor | None:
         """Return the result of one product in float32; None where it stays digital."""
-        x_tag, w_tag = self._tags.of(product.x), self._tags.of(product.w)
-        if w_tag.weight:
-            name = name_of_weight(frame, product, w_tag.weight)
-            kind = kind_of_weight(name, product, self._is_output(product.w))
-        else:
-            kind = kind_of_operands(frame, product, x_tag)
-            name = name_of_operands(frame, kind, product)
-        check_operands(name, product.x, product.w)
-        call = self._call(product, name, kind, w_tag, x_tag)
+        named = self.products.named(product)
+        check_operands(named.name, product.x, product.w)
+        call = self._call(product, named)
         step = self._runner.step_of(call)
         is_on_light = self._runner.goes_to_light(step)
         if not self._runner.is_calibrating:
@@ -277,68 +237,40 @@ class Light:
             self._macs_on_light += product.macs if is_on_light else 0
         if not is_on_light or not product.macs:
             if not self._runner.is_calibrating:
-                self._left[f"{kind} by the placement"] += product.macs
+                self._left[f"{named.kind} by the placement"] += product.macs
                 self._runner.count(step, False, call.sizes, 0.0)
             return None
         y = torch.from_numpy(self._runner.multiply(step, call, self._seed))
         return y.reshape(*product.x.shape[:-1], product.w.shape[-2]).to(product.x.device)
 
-    def is_weight(self, tensor: torch.Tensor) -> bool:
-        """Return whether a tensor holds a weight of the module."""
-        return bool(self._tags.of(tensor).weight)
-
-    def _is_output(self, w: torch.Tensor) -> bool:
-        output = self._output
-        return output is not None and (
-            output.untyped_storage()._cdata == w.untyped_storage()._cdata
-            and output.shape == w.shape
-        )
-
-    def _call(self, product: Product, name: str, kind: str, w_tag: Tag, x_tag: Tag) -> Call:
-        is_weight = bool(w_tag.weight)
+    def _call(self, product: Product, named: NamedProduct) -> Call:
+        is_weight = bool(named.w.weight)
         first = 0 if self._sequences is None or not len(self._sequences) else self._sequences[0]
-        number = self._numbers[name, int(first)]
+        number = self._numbers[named.name, int(first)]
         if not self._runner.is_calibrating:
-            self._numbers[name, int(first)] += 1
+            self._numbers[named.name, int(first)] += 1
         x, w = product.x, product.w
         groups, tokens = 1, -2
         if not is_weight:
-            tokens = -1 if kind == "attention x V" else -2
-            x, w, groups = self._as_heads(x, w, kind)
+            tokens = -1 if named.kind == "attention x V" else -2
+            x, w, groups = as_heads(x, w, named.kind, self.products.paths.batch)
         return Call(
-            name=name,
-            kind=kind,
+            name=named.name,
+            kind=named.kind,
             x=_array(x),
             w_shape=tuple(w.shape),
             read_w=lambda: _array(w),
-            version=_version(w, w_tag) if is_weight else None,
+            version=version_of(w, named.w) if is_weight else None,
             ids=self._ids(product, is_weight),
             number=number,
             tokens=tokens,
             groups=groups,
-            non_negative=x_tag.is_softmax,
+            non_negative=named.x.is_softmax,
         )
-
-    def _as_heads(
-        self, x: torch.Tensor, w: torch.Tensor, kind: str
-    ) -> tuple[torch.Tensor, torch.Tensor, int]:
-        """Return operands [G, ...] as [B, H, ...], and the query heads that share a key head."""
-        if x.dim() == 2:
-            return x[None, None], w[None, None], 1
-        batch = self._paths.batch
-        matrices = x.shape[0]
-        if kind not in ("QK^T", "attention x V") or matrices % batch:
-            return x[:, None], w[:, None], 1
-        x, w = x.unflatten(0, (batch, -1)), w.unflatten(0, (batch, -1))
-        groups = _equal_heads(w)
-        if groups > 1:
-            w = w[:, ::groups]
-            x = x.unflatten(1, (-1, groups)).flatten(2, 3)
-        return x, w, groups
 
     def _ids(self, product: Product, is_weight: bool) -> np.ndarray:
         """Return an id for each row, from sequence, head and position if the shape tells them."""
-        shape, batch = product.x.shape[:-1], self._paths.batch
+        shape, batch = product.x.shape[:-1], self.products.paths.batch
         sequences = np.arange(batch) if self._sequences is None else self._sequences
         if len(sequences) != batch:
             raise InputError(
@@ -364,28 +296,6 @@ class Light:
         self._macs += macs
         self._left[name] += macs
 
-    def follow(self, function: Any, args: Any, result: Any, written: Sequence[int]) -> None:
-        """Tag what an operation makes of tagged tensors, and notice changes in place."""
-        if function in _SOFTMAX:
-            self._tags.put(result, Tag(is_softmax=True))
-            return
-        for place in written:
-            changed = args[place] if place < len(args) else None
-            for tensor in tensors_in(changed):
-                tag = self._tags.of(tensor)
-                if tag.weight and not tag.origin:
-                    self._tags.put(tensor, replace(tag, changes=tag.changes + 1))
-                elif tag.weight or (tag.is_softmax and function not in _SIGN_KEPT_IN_PLACE):
-                    self._tags.put(tensor, Tag())
-        if function in _SIGN_KEPT and args and isinstance(args[0], torch.Tensor):
-            tag = self._tags.of(args[0])
-            made = result[0] if isinstance(result, tuple) else result
-            if tag.is_softmax:
-                self._tags.put(made, Tag(is_softmax=True))
-            elif tag.weight and function in _COPIES:
-                origin = (_version(args[0], tag), str(function))
-                self._tags.put(made, replace(tag, origin=origin))
-
 
 class _ProductMode(TorchDispatchMode):
     """Gives every product of a forward pass to a `Light`."""
@@ -400,12 +310,12 @@ class _ProductMode(TorchDispatchMode):
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        facts = _facts_of(function)
+        facts = facts_of(function)
         if facts.is_plain or torch._C._current_graph_task_id() != -1:  # within a backward pass
             return function(*args, **kwargs)
         light = self._light
         if facts.is_product:
-            operation = operation_of(function, args, kwargs, light.is_weight)
+            operation = operation_of(function, args, kwargs, light.products.is_weight)
             if operation is not None:
                 result = light.on_light(operation)
                 return function(*args, **kwargs) if result is None else result
@@ -417,92 +327,13 @@ class _ProductMode(TorchDispatchMode):
         result = function(*args, **kwargs)
         if facts.holds_products or facts.is_product:
             light.leave(function, args, kwargs, result)
-        light.follow(function, args, result, facts.written)
+        light.products.follow(function, args, result, facts.written)
         return result
-
-
-@dataclass(frozen=True)
-class _Facts:
-    """What matters of an aten operation.
-
-    Parameters
-    ----------
-    is_product : it may have the form of products
-    is_composite : torch computes it by others, which are seen one by one
-    holds_products : it has products within that cannot be seen, such as fused attention
-    written : places of the arguments that it changes
-    is_plain : nothing of this holds, and its result has no tag
-    """
-
-    is_product: bool
-    is_composite: bool
-    holds_products: bool
-    written: tuple[int, ...]
-    is_plain: bool
-
-
-@cache
-def _facts_of(function: Any) -> _Facts:
-    if not isinstance(function, torch._ops.OpOverload):
-        raise InputError(
-            f"the module uses {function}, whose products cannot be seen; load it with "
-            "attn_implementation='eager', and without compiled functions"
-        )
-    product, key = is_product(function), "CompositeImplicitAutograd"
-    composite = function.namespace != "prim" and bool(
-        torch._C._dispatch_has_kernel_for_dispatch_key(function.name(), key)
-    )
-    holds = not product and (
-        function.overloadpacket in flop_registry
-        or function._schema.name.partition("::")[2] in _UNCOUNTED
-    )
-    written = tuple(
-        place
-        for place, argument in enumerate(function._schema.arguments)
-        if argument.alias_info is not None and argument.alias_info.is_write
-    )
-    is_tagged = function in _SOFTMAX or function in _SIGN_KEPT
-    is_plain = not (product or composite or holds or written or is_tagged)
-    return _Facts(product, composite, holds, written, is_plain)
-
-
-@contextmanager
-def _unfused_attention() -> Iterator[None]:
-    """Let torch compute attention as two products and a softmax."""
-    was_fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(was_fast)
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:
     """Return a tensor as a float32 array, a view where possible."""
     return tensor.detach().to("cpu", torch.float32).numpy()
-
-
-def _version(w: torch.Tensor, tag: Tag) -> tuple[Any, ...]:
-    """Return what changes whenever the numbers of a weight, or of a part of one, change."""
-    place = w.storage_offset(), tuple(w.shape), w.stride()
-    if tag.origin:
-        return (tag.origin, *place)
-    return (tag.number, tag.changes, -1 if w.is_inference() else w._version, *place)
-
-
-def _equal_heads(w: torch.Tensor) -> int:
-    """Return how many neighbouring heads of [B, H, ...] hold equal numbers, in all groups."""
-    heads = w.shape[1]
-    if heads < 2 or not w.numel() or not torch.equal(w[:, 0], w[:, 1]):
-        return 1
-    count = 2
-    while count < heads and torch.equal(w[:, 0], w[:, count]):
-        count += 1
-    if heads % count:
-        return 1
-    grouped = w.unflatten(1, (-1, count))
-    return count if bool((grouped == grouped[:, :, :1]).all()) else 1
 
 
 class _Named:

@@ -76,3 +76,11 @@ def tensors_in(values: object) -> Iterator[torch.Tensor]:
             yield from tensors_in(value)
     elif isinstance(values, Mapping):
         yield from tensors_in(list(values.values()))
+
+
+def version_of(w: torch.Tensor, tag: Tag) -> tuple[Any, ...]:
+    """Return what changes whenever the numbers of a weight, or of a part of one, change."""
+    place = w.storage_offset(), tuple(w.shape), w.stride()
+    if tag.origin:
+        return (tag.origin, *place)
+    return (tag.number, tag.changes, -1 if w.is_inference() else w._version, *place)
