@@ -49,16 +49,24 @@ class RowIds:
         self._ids: dict[tuple[int, ...], np.ndarray] = {}
 
     def of(self, x: np.ndarray) -> np.ndarray:
-        """Return an id for each row of x [B, ..., K]: uint64 [B, ...]."""
+        """Return an id for each row of x: uint64 [...].
+
+        The rows of x [B, ..., K], or [B T, ..., K], are those of each sequence one after another.
+        Others, which do not divide onto the sequences, are counted.
+        """
         shape = x.shape[:-1]
         ids = self._ids.get(shape)
         if ids is None:
-            per_sequence = int(np.prod(shape[1:], dtype=int))
+            rows, batch = int(np.prod(shape, dtype=int)), len(self._sequences)
+            if rows % batch:
+                ids = self._ids[shape] = np.arange(rows, dtype=np.uint64).reshape(shape)
+                return ids
+            per_sequence = rows // batch
             new, past = self._sizes["new"], self._sizes["past"]
             heads, count = (
                 (per_sequence // new, new) if per_sequence % new == 0 else (1, per_sequence)
             )
-            positions = past + new - count + np.arange(count)
+            positions = max(0, past + new - count) + np.arange(count)
             ids = row_ids(np.asarray(self._sequences), heads, positions).reshape(shape)
             self._ids[shape] = ids
         return ids

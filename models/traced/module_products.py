@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.flop_counter import flop_registry
 
 from ...instruments import InputError
@@ -133,7 +134,8 @@ def as_heads(
     if kind not in ("QK^T", "attention x V") or x.shape[0] % batch:
         return x[:, None], w[:, None], 1
     x, w = x.unflatten(0, (batch, -1)), w.unflatten(0, (batch, -1))
-    groups = _equal_heads(w)
+    with _disable_current_modes():
+        groups = _equal_heads(w)
     if groups > 1:
         w = w[:, ::groups]
         x = x.unflatten(1, (-1, groups)).flatten(2, 3)
