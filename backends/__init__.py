@@ -8,7 +8,7 @@ from .address import Address, row_ids
 from .base import Backend, MatmulResult, PreparedWeights, Ranges, Stats
 from .device_timeline import DeviceTimeline, JobShape, best_order, frames_of
 from .digital import DigitalBackend
-from .mock.backend import MockBackend, mock_path
+from .mock.backend import MockBackend, Twin, mock_path
 from .profile import DEFAULT, OpticsProfile, load_profile, parse_setting, profile_names
 from .tiling import ORDERS, Geometry, cuts, pack, tile_count, tiles, visits
 from .timing import ShotTiming
@@ -43,6 +43,15 @@ __all__ = [
     "tiles",
     "visits",
 ]
+
+
+def _twin_products(profile: OpticsProfile, seed: int) -> Twin:
+    from .twin.products import TwinProducts  # it needs all of the bench
+
+    return TwinProducts(profile, seed)
+
+
+MockBackend.twin_products = staticmethod(_twin_products)
 
 
 def open_backend(name: str = "mock", seed: int = 0) -> Backend:

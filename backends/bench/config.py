@@ -160,6 +160,12 @@ class BenchFile(TomlTable):
     """
     calibration_lasts_s: Seconds = 86400.0
     """Age at which a calibration expires."""
+    corrections: Literal["on", "off"] = "on"
+    """Whether products are corrected by the calibration.
+
+    Under "off" all elements count as equally bright, response curves as straight, and leaks,
+    crosstalk and changes of the brightness as absent: products have the errors of the bench.
+    """
     drift_tolerance: float = Field(default=0.2, gt=0, lt=0.5)
     """Largest relative change of the brightness since calibration.
 

@@ -148,7 +148,7 @@ class Decoder:
         electrons = reading.electrons / brightness
         if self.response.inverse is not None:
             electrons = self.response.inverse @ electrons
-        if not self.is_guessed:
+        if not self.is_guessed and self.model.is_corrected:
             self.check_possible(electrons)
         checksum = None
         if taken.planned.is_reference:
