@@ -3,6 +3,8 @@
 if __name__ != "lightloom.backends":
     raise ImportError("import lightloom.backends, not backends")
 
+from pathlib import Path
+
 from ..instruments import InputError
 from .address import Address, row_ids
 from .base import Backend, MatmulResult, PreparedWeights, Ranges, Stats
@@ -41,6 +43,7 @@ __all__ = [
     "row_ids",
     "tile_count",
     "tiles",
+    "twin",
     "visits",
 ]
 
@@ -49,6 +52,28 @@ def _twin_products(profile: OpticsProfile, seed: int) -> Twin:
     from .twin.products import TwinProducts  # it needs all of the bench
 
     return TwinProducts(profile, seed)
+
+
+def twin(calibration: str | Path, output: str | Path | None = None) -> OpticsProfile:
+    """Make the profile of a mock that multiplies like a calibrated bench: its twin.
+
+    The bench is not needed. The mock has its slots and elements with their gains, its response
+    curves, leaks, crosstalk, noise and brightness. Its products are corrected as on the bench; with
+    `corrections = "off"` they have the errors that the calibration measured.
+
+    Parameters
+    ----------
+    calibration : file that `lightloom calibrate` wrote
+    output : profile to write (.toml), with its arrays beside it; None keeps the arrays in memory,
+        and runs cannot be recorded then
+
+    Raises
+    ------
+    InputError : when the calibration is incomplete, cannot be used, or the output exists
+    """
+    from .twin.calibration import made_twin  # it needs all of the bench
+
+    return made_twin(calibration, output)
 
 
 MockBackend.twin_products = staticmethod(_twin_products)

@@ -1,4 +1,4 @@
-"""`twin`: the profile of a mock that has the properties of a calibrated bench."""
+"""`made_twin`: the profile of a mock that has the properties of a calibrated bench."""
 
 from __future__ import annotations
 
@@ -24,22 +24,8 @@ from .arrays import TwinArrays, TwinTable, keep
 _MOST_DRIFT = 0.19  # rms that a profile can have
 
 
-def twin(calibration: str | Path, output: str | Path | None = None) -> OpticsProfile:
-    """Make the profile of a mock that multiplies like a calibrated bench.
-
-    The bench is not needed. The mock has its slots and elements with their gains, its response
-    curves, leaks, crosstalk, noise and brightness. Its products are corrected as on the bench; with
-    `corrections = "off"` they have the errors that the calibration measured.
-
-    Parameters
-    ----------
-    calibration : file that `lightloom calibrate` wrote
-    output : profile to write (.toml), with its arrays beside it; None writes nothing
-
-    Raises
-    ------
-    InputError : when the calibration is incomplete, cannot be used, or the output exists
-    """
+def made_twin(calibration: str | Path, output: str | Path | None) -> OpticsProfile:
+    """Do what `backends.twin` promises."""
     read = Calibration.read(calibration)
     missing = [name for name in WANTED if name not in read.steps]
     if missing:
