@@ -49,7 +49,7 @@ __all__ = [
 
 
 def _twin_products(profile: OpticsProfile, seed: int) -> Twin:
-    from .twin.products import TwinProducts  # it needs all of the bench
+    from .bench_twin.products import TwinProducts  # it needs all of the bench
 
     return TwinProducts(profile, seed)
 
@@ -71,7 +71,7 @@ def twin(calibration: str | Path, output: str | Path | None = None) -> OpticsPro
     ------
     InputError : when the calibration is incomplete, cannot be used, or the output exists
     """
-    from .twin.calibration import made_twin  # it needs all of the bench
+    from .bench_twin.calibration import made_twin  # it needs all of the bench
 
     return made_twin(calibration, output)
 

@@ -15,7 +15,7 @@ from ..instruments.file_keys import nearest_key
 from ..instruments.registry import first_complaint
 from ..instruments.text import short_lines
 from ..instruments.toml_file import TomlTable, parse_toml, read_toml
-from .twin.arrays import TwinTable, read_arrays
+from .bench_twin.arrays import TwinTable, read_arrays
 
 FOLDER = Path(__file__).parent / "profiles"
 DEFAULT = "slm-camera"

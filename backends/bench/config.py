@@ -163,8 +163,8 @@ class BenchFile(TomlTable):
     corrections: Literal["on", "off"] = "on"
     """Whether products are corrected by the calibration.
 
-    Under "off" all elements count as equally bright, response curves as straight, and leaks,
-    crosstalk and changes of the brightness as absent: products have the errors of the bench.
+    Under "off" products have the errors of the bench. All elements count as equally bright, and
+    response curves as straight. Leaks, crosstalk and changes of the brightness count as absent.
     """
     drift_tolerance: float = Field(default=0.2, gt=0, lt=0.5)
     """Largest relative change of the brightness since calibration.

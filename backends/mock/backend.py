@@ -42,7 +42,7 @@ _BLOCK_VALUES = 1 << 19  # of a block of rows without panels
 
 
 class Twin(Protocol):
-    """What multiplies for a profile that is the twin of a bench (`twin.products.TwinProducts`)."""
+    """What multiplies for a profile that is the twin of a bench (`bench_twin.products`)."""
 
     @property
     def geometry(self) -> Geometry:
