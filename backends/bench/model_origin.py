@@ -133,8 +133,8 @@ class NominalValues(ModelOrigin):
 class Uncorrected(ModelOrigin):
     """Another origin, without its corrections: `corrections = "off"` in the bench file.
 
-    Frames are still identified by their markers; brightness and checksums are not checked, since
-    nothing predicts them.
+    Frames are still identified by their markers. Brightness, dark level and checksums are not
+    checked, since nothing predicts them.
     """
 
     def __init__(self, origin: ModelOrigin) -> None:

@@ -103,7 +103,7 @@ def _measured(found: Calibrated) -> tuple[dict[str, tuple[Any, str]], TwinArrays
         "photons_full_scale": (full_e, flat),
         "read_noise_e": (math.sqrt(pixels * read), f"{photons}, of a slot"),
         "dark_e": (pixels * optics.dark_e, "step dark_frames, of a slot"),
-        "rows": (layout.slots, f"layout {shape.layout}"),
+        "rows": (max(layout.slots, 2), f"layout {shape.layout}"),
         "length": (layout.length, f"layout {shape.layout}"),
         "exposure_s": (shape.exposure_s, "its bench file"),
         "gain_error": (min(found.measured("flat_field", "gain_error", 0, 1e3), 0.9), flat),

@@ -110,7 +110,7 @@ def _check(profile: OpticsProfile, arrays: TwinArrays) -> None:
     """Refuse a profile whose constants were changed so that they do not fit its arrays."""
     slots, length = arrays.pairs.shape
     tables = len(arrays.input_table), len(arrays.weight_table)
-    for key, held in (("rows", slots), ("length", length)):
+    for key, held in (("rows", max(slots, 2)), ("length", length)):
         stated = getattr(profile, key)
         if stated != held:
             raise InputError(

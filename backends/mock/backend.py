@@ -113,6 +113,11 @@ class MockBackend(Backend):
 
     def journal_entry(self) -> dict[str, Any]:
         """Return its profile and seed."""
+        if self.profile.twin is not None and not self.profile.twin.file:
+            raise InputError(
+                f"the twin of {self.profile.twin.calibration} is only in memory, so runs on it "
+                "cannot be recorded; give lightloom.twin an output, or run without record"
+            )
         profile = self.profile.model_dump(mode="json")
         return {"kind": "mock", "profile": profile, "seed": self.seed}
 
