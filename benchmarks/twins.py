@@ -126,7 +126,7 @@ def bench_text(seed: int, layout: str = "imaged", device: str = "fast-512") -> s
         "unevenness": chance.uniform(0.05, 0.2),
         "source_rms": chance.uniform(0.001, 0.01),
         "drift_rms": chance.uniform(0.005, 0.02),
-        "stray_e_per_s": chance.uniform(0, 500),
+        "stray_e_per_s": chance.uniform(0, 200),
         "blur_px": chance.uniform(0.5, 1.0 if tiny else 2.0),
         "crosstalk": chance.uniform(0.005, 0.04),
     }
