@@ -20,7 +20,7 @@ from ..backends import Backend, MockBackend, twin
 from ..backends.bench import BenchBackend, example_file, load_bench
 from ..backends.calibration import align, store
 from ..backends.calibration.calibrate import calibrate
-from ..instruments.table import Column, Table
+from ..instruments.table import Cell, Column, Table
 from ..models import load_arrays, load_model
 
 LEAST_CORRELATION, MOST_OFF = 0.9, 0.1  # of mean errors without corrections; of the error variance
@@ -190,9 +190,10 @@ def _study(name: str, errors: dict[str, np.ndarray], scores: tuple[ModelScore, .
     ratio = mock.value / bench.value
     off = Interval.of(squares[1] - ratio * squares[0])  # both multiply the same matrices
     means = errors["off"].mean(axis=2).reshape(2, -1)
-    relative = (Interval(one.value**0.5, one.half / one.value**0.5 / 2) for one in (bench, mock))
+    sides = [Interval(one.value**0.5, one.half / one.value**0.5 / 2) for one in (bench, mock)]
     correlation = float(np.corrcoef(means)[0, 1])
-    return TwinStudy(name, Interval(ratio, off.half / bench.value), correlation, *relative, scores)
+    variance = Interval(ratio, off.half / bench.value)
+    return TwinStudy(name, variance, correlation, sides[0], sides[1], scores)
 
 
 def _right_answers(backend: Backend, images: int) -> int:
@@ -214,7 +215,7 @@ def wilson(right: int, count: int) -> tuple[float, float]:
 
 def error_table(studies: list[TwinStudy]) -> Table:
     """Return the errors of benches and twins."""
-    rows = []
+    rows: list[tuple[Cell, ...]] = []
     for one in studies:
         pairs = (one.bench_error, one.twin_error)
         errors = (part for pair in pairs for part in (pair.value, pair.half))
@@ -225,7 +226,7 @@ def error_table(studies: list[TwinStudy]) -> Table:
 def score_table(studies: list[TwinStudy]) -> Table:
     """Return the accuracy of the digits model on benches and twins."""
 
-    def rows() -> Iterator[tuple[str | int | float, ...]]:
+    def rows() -> Iterator[tuple[Cell, ...]]:
         for one in studies:
             for score in one.scores:
                 sides = (
