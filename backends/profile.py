@@ -15,9 +15,11 @@ from ..instruments.file_keys import nearest_key
 from ..instruments.registry import first_complaint
 from ..instruments.text import short_lines
 from ..instruments.toml_file import TomlTable, parse_toml, read_toml
+from .bench_twin.arrays import TwinTable, read_arrays
 
 FOLDER = Path(__file__).parent / "profiles"
 DEFAULT = "slm-camera"
+SCHEMA = 1  # of a file
 LIGHT_WAYS = ("photons_full_scale", "photons_per_mac", "photons_entering_per_mac")
 
 Bits = Annotated[int, Field(ge=1, le=32)]
@@ -111,6 +113,21 @@ class OpticsProfile(TomlTable):
     """Input rows of the slow drift: after about half of them the drift has another value."""
     device_seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
     """Seed of the imperfections, which belong to the device and not to the run."""
+
+    # the twin of a bench (`lightloom twin`)
+    twin: TwinTable | None = None
+    """Calibration whose slots, curves and leaks products have; see docs/how-to/twin.md."""
+    corrections: Literal["on", "off"] = "on"
+    """Whether a twin's products are corrected by its calibration, as `corrections` of a bench."""
+    gain_error: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Relative error of an element's gain that calibration leaves, rms (twins only)."""
+    curve_error: Annotated[float, Field(ge=0, lt=0.5)] | None = None
+    """Error of response curves that calibration leaves, over full scale, rms (twins only)."""
+    light_error: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Relative error of the brightness of a shot after its correction, rms (twins only).
+
+    With `corrections = "off"`, products have `source_rms` and `drift_rms` instead.
+    """
 
     # geometry of one weight frame, in modulator rows and elements
     rows: Count | None = None
@@ -208,6 +225,7 @@ class OpticsProfile(TomlTable):
                         f"{field} = {getattr(self, field):g} counts electrons and needs a light "
                         f"level: give {' or '.join(LIGHT_WAYS)}"
                     )
+        self._check_twin()
         physical_rails = 1 if self.encoding == "offset" else 2
         if self.rows is not None and self.rows < physical_rails:
             raise ValueError(
@@ -220,6 +238,20 @@ class OpticsProfile(TomlTable):
                 "give at least 2"
             )
         return self
+
+    def _check_twin(self) -> None:
+        if self.twin is None:
+            for field in _TWINS_ONLY:
+                if getattr(self, field) not in (None, "on"):
+                    raise ValueError(f"{field} is for the twin of a bench; see `lightloom twin`")
+            return
+        if self.photons_full_scale is None or self.detection != "per-reading":
+            raise ValueError(
+                'a twin has the light of its bench: photons_full_scale, detection = "per-reading"'
+            )
+        for field in _NOT_OF_TWINS:
+            if getattr(self, field) != OpticsProfile.model_fields[field].default:
+                raise ValueError(f"{field} cannot be set: a twin has what its calibration measured")
 
     @property
     def has_light(self) -> bool:
@@ -266,6 +298,12 @@ class OpticsProfile(TomlTable):
         InputError : for an unknown field or a value out of range
         """
         fields = self.model_dump(exclude={"sources"})
+        fixed = sorted(settings.keys() & _MEASURED) if self.twin else []
+        if fixed:
+            raise InputError(
+                f"profile {self.name!r}: {fixed[0]} cannot be set: a twin has what its calibration "
+                "measured"
+            )
         fields.update(settings)
         fields["years"] = {k: year for k, year in self.years.items() if k not in settings}
         if any(settings.get(way) is not None for way in LIGHT_WAYS):
@@ -278,7 +316,13 @@ class OpticsProfile(TomlTable):
         return OpticsProfile(**fields, sources=sources)
 
 
-_WORDS = frozenset({"name", "title", "sources", "years"})
+_WORDS = frozenset({"name", "title", "sources", "years", "twin"})
+_TWINS_ONLY = ("corrections", "gain_error", "curve_error", "light_error")
+_MEASURED = {"input_bits", "weight_bits", "rows", "length", "detection"}  # by calibrations of twins
+_NOT_OF_TWINS = (
+    *("readout_bits", "readout_range", "weight_scale", "dark_frames", "full_well_e"),
+    *("extinction_ratio", "extinction_model", "gain_rms", "crosstalk", "lut_rms", "vectors"),
+)  # what a twin has from its arrays, or has not
 
 
 def profile_names() -> list[str]:
@@ -300,7 +344,8 @@ def load_profile(name: str = DEFAULT) -> OpticsProfile:
         raise InputError(f"unknown profile {name!r}; choose from {', '.join(profile_names())}")
     document = read_toml(path, "profile")
     constants = document.get("constants")
-    surplus = document.keys() - {"title", "constants"}
+    twin = _twin_table(path, document)
+    surplus = document.keys() - {"title", "constants", "schema", "twin"}
     if surplus or not isinstance(constants, dict):
         raise InputError(
             f"{path}: a profile holds a title and a table [constants], "
@@ -318,10 +363,35 @@ def load_profile(name: str = DEFAULT) -> OpticsProfile:
     return OpticsProfile(
         name=path.stem if path.parent == FOLDER else str(path),
         title=document.get("title", ""),
+        twin=twin,
         sources={key: constant["source"] for key, constant in constants.items()},
         years={key: c["year"] for key, c in constants.items() if "year" in c},
         **{key: constant["value"] for key, constant in constants.items()},
     )
+
+
+def _twin_table(path: Path, document: Mapping[str, Any]) -> TwinTable | None:
+    """Return the table `[twin]` of a profile, once its arrays were read; None without one."""
+    schema = document.get("schema", SCHEMA)
+    if schema != SCHEMA:
+        raise InputError(
+            f"{path}: schema = {schema!r} of this profile is not {SCHEMA}, the only one that this "
+            "version of lightloom reads; update lightloom, or write the profile again"
+        )
+    if "twin" not in document:
+        return None
+    try:
+        table = TwinTable.model_validate(document["twin"])
+    except ValidationError as error:
+        raise InputError(f"{path}: twin: {first_complaint(error, TwinTable)}") from None
+    file = Path(table.file)
+    if file.name != table.file:
+        raise InputError(
+            f"{path}: twin.file = {table.file!r} is not the name of a file beside the profile"
+        )
+    table = table.model_copy(update={"file": str(path.absolute().parent / file)})
+    read_arrays(table)
+    return table
 
 
 def parse_setting(text: str) -> tuple[str, Any]:

@@ -335,6 +335,41 @@ def calibration(
     print("all met" if is_met else "not all met")
 
 
+@_command("twins")
+def twins(
+    layout: Annotated[
+        BenchLayout, typer.Option(help="Layout of the benches.")
+    ] = BenchLayout.IMAGED,
+    seeds: Annotated[int, typer.Option(help="Number of simulated benches.", min=1)] = 5,
+    first_seed: Annotated[int, typer.Option(help="Seed of the first bench.", min=0)] = 1,
+    blocks: Annotated[int, typer.Option(help="Random products of each bench.", min=2)] = 12,
+    images: Annotated[
+        int, typer.Option(help="Images that the digits model classifies.", min=0)
+    ] = 0,
+    device: Annotated[
+        str, typer.Option(help="Device of modulators and camera, such as tiny.")
+    ] = "fast-512",
+) -> None:
+    """Compare the twins of simulated benches as found with these benches.
+
+    The exit status is 1 where a twin is beyond its limits.
+
+    Example: python -m lightloom.benchmarks twins --seeds 5
+    """
+    from . import twins as study
+
+    found = []
+    for seed in range(first_seed, first_seed + seeds):
+        text = study.bench_text(seed, layout, device)
+        found.append(study.measure(text, f"{layout}, seed {seed}", blocks, images))
+        say(f"{found[-1].name}: done")
+    _show(study.error_table(found))
+    if images:
+        _show(study.score_table(found))
+    if not all(one.is_met for one in found):
+        raise typer.Exit(1)
+
+
 @_command("shot-overhead")
 def shot_overhead(
     threads: Annotated[

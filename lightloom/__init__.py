@@ -39,14 +39,14 @@ from .instruments.version import VERSION
 __version__ = VERSION
 
 if TYPE_CHECKING:
-    from .backends import Address, Backend, MatmulResult, OpticsProfile, open_backend
+    from .backends import Address, Backend, MatmulResult, OpticsProfile, open_backend, twin
     from .models import Model, load_arrays, load_model
     from .scheduler import Placement
     from .scheduler.runs import Plan, Report, Run
     from .scheduler.runs.model_protocol import RunnableModel
 
 _NAMES = {  # package -> the public names that are loaded from it
-    "backends": ("Address", "Backend", "MatmulResult", "OpticsProfile", "open_backend"),
+    "backends": ("Address", "Backend", "MatmulResult", "OpticsProfile", "open_backend", "twin"),
     "models": ("Model", "load_arrays", "load_model"),
     "scheduler.runs": ("Plan", "Report", "Run"),
 }
@@ -86,6 +86,7 @@ __all__ = [
     "open_backend",
     "plan",
     "resume",
+    "twin",
 ]
 
 

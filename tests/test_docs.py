@@ -92,7 +92,7 @@ def test_links_of_a_page_exist(page: Path) -> None:
 
 _COMMANDS = (
     *("run", "plan", "benchmark", "energy", "init", "devices", "check"),
-    *("align", "calibrate", "report", "export", "resume", "doctor", "sweep"),
+    *("align", "calibrate", "twin", "report", "export", "resume", "doctor", "sweep"),
 )
 _CALL = rf"lightloom ({'|'.join(_COMMANDS)})\b((?:\\\n|(?! && )[^`\n])*)"
 _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")

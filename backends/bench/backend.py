@@ -29,14 +29,15 @@ from ..address import Address
 from ..base import Backend, MatmulResult, PreparedWeights, Ranges
 from ..optics.model import OpticalModel
 from ..profile import OpticsProfile
-from ..tiling import Geometry, tiles
+from ..tiling import Geometry
 from ..timing import ShotTiming
 from .bench import Bench, BenchCounts
 from .bench_setup import BenchSetup
 from .calibrated_optics import WANTED, Calibrated
 from .checkpoint import Recorder
+from .model_origin import Uncorrected
 from .open_bench import OpenBench, open_bench, origin_of
-from .product_frames import EncodedOperand, encode_operand
+from .product_frames import EncodedOperand, encode_weights
 from .product_jobs import ProductJobs
 from .shot_plan import TileJob, TileResult
 
@@ -211,17 +212,8 @@ class BenchBackend(Backend):
     # --- products --------------------------------------------------------------------------------
 
     def _prepare(self, weights: np.ndarray, ranges: Ranges | None) -> list[EncodedOperand]:
-        """Encode weights [..., M, K] by segments: normalised intensity [rails, m, M, length]."""
-        layout = self._open().setup.model.layout
-        stacked = weights.reshape(-1, *weights.shape[-2:])
-        largest = None
-        if ranges is not None and ranges.weight is not None:
-            largest = np.broadcast_to(ranges.weight.max(axis=-1, keepdims=True), weights.shape)
-            largest = largest[..., :1].reshape(*stacked.shape[:-1], 1)
-        return [
-            encode_operand(stacked[..., tile.columns], layout, largest, is_weight=True)
-            for tile in tiles((1, weights.shape[-1]), Geometry(None, layout.length))
-        ]
+        """Encode weights by segments."""
+        return encode_weights(weights, self._open().setup.model.layout, ranges)
 
     def _begin(
         self,
@@ -286,6 +278,11 @@ def _calibration_remarks(setup: BenchSetup) -> list[str]:
     """Return the sentences about the origin of the optical model."""
     full_e = setup.model.typical_full_e
     light = f"{full_e:,.0f} photoelectrons per full-scale product of two elements"
+    if isinstance(setup.origin, Uncorrected):
+        return [
+            f'NOT CORRECTED: {setup.bench.path} says corrections = "off"; products have the errors '
+            f"that its calibration measured; {light}"
+        ]
     if not isinstance(setup.origin, Calibrated):
         return [f"calibrated by the simulation's own truth; {light}"]
     calibration = setup.origin.calibration

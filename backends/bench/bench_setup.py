@@ -51,7 +51,7 @@ class BenchSetup:
         plain = Geometry(
             layout.slots, layout.length, is_divisible=not layout.shares_input, parts=rails
         )
-        if self.model.is_guessed:  # without an expected brightness there are no checksums
+        if self.model.is_guessed or not self.model.is_corrected:  # nothing predicts checksums
             return plain
         return with_checks(plain, self.bench.file.checks, layout, self.bench.path)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 
@@ -14,6 +16,7 @@ from ..optics.model import OpticalModel
 from ..optics.parameters import Markers, Optics, Response
 from .bench import Bench
 from .binding import check_calibration
+from .detector import DETECTORS
 from .model_origin import ModelOrigin
 from .tracking import ScaleTracker
 
@@ -27,6 +30,55 @@ WANTED = (
 )  # steps that every product needs
 _BOTH = "align and calibrate again"
 _HUGE = 1e15  # above every measured value, in all units used here
+
+
+@dataclass(frozen=True)
+class BenchShape:
+    """The sizes of a bench on which the arrays of its calibration depend.
+
+    Parameters
+    ----------
+    layout : name of the layout
+    sensor_shape : of the detector, (height, width)
+    levels : number of grey levels of each modulator, by role
+    weight_shape : of the weight modulator, (height, width)
+    samples : of each pixel, in one exposure
+    exposure_s : of one shot
+    """
+
+    layout: str
+    sensor_shape: tuple[int, int]
+    levels: Mapping[str, int]
+    weight_shape: tuple[int, int]
+    samples: int
+    exposure_s: float
+
+    @classmethod
+    def of(cls, bench: Bench) -> Self:
+        """Return the sizes of a connected bench."""
+        return cls(
+            bench.file.layout,
+            bench.detector.spec.sensor_shape,
+            {role: 1 << each.bit_depth for role, each in bench.modulators.items()},
+            bench.weight.shape,
+            bench.detector.samples,
+            bench.file.exposure_s,
+        )
+
+    @classmethod
+    def of_binding(cls, binding: Mapping[str, Any]) -> Self:
+        """Return the sizes that a calibration is bound to (`binding_of`)."""
+        instruments, layout = binding["instruments"], binding["layout"]
+        height, width = instruments["detector"].get("sensor_shape", (1, 1))
+        rows, columns = instruments["weight"]["shape"]
+        return cls(
+            layout,
+            (int(height), int(width)),
+            {role: 1 << int(instruments[role]["bit_depth"]) for role in ("input", "weight")},
+            (int(rows), int(columns)),
+            DETECTORS[LAYOUTS[layout].detector_kind].samples,
+            float(binding["exposure_s"]),
+        )
 
 
 @dataclass(frozen=True)
@@ -50,14 +102,16 @@ class Calibrated(ModelOrigin):
 
     def optics(self, bench: Bench) -> Optics:
         """Return registration, response curves and detector; steps not done yet are nominal."""
-        has = self.calibration.steps
-        sensor = bench.detector.spec.sensor_shape
-        levels = {role: 1 << each.bit_depth for role, each in bench.modulators.items()}
+        return self.optics_of(BenchShape.of(bench))
+
+    def optics_of(self, shape: BenchShape) -> Optics:
+        """Return the same for a bench of given sizes, which need not be connected."""
+        has, sensor = self.calibration.steps, shape.sensor_shape
         tables = {
             role: self._array("response_curves", role, (count,))
             if "response_curves" in has
             else np.linspace(0, 1, count, dtype=np.float32)
-            for role, count in levels.items()
+            for role, count in shape.levels.items()
         }
         for role, table in tables.items():
             if not table.max() > table.min():
@@ -66,24 +120,24 @@ class Calibrated(ModelOrigin):
         if "dark_frames" in has:
             dark = self._array("dark_frames", "dark_counts", sensor)
             bad = self._array("dark_frames", "bad", sensor).astype(bool)
-        gain = self._figure("photon_transfer", "gain_e_per_count", 1e-12, 1e12, 1.0)
-        noise = self._figure("photon_transfer", "read_noise_e", 0.0, _HUGE, 0.0)
-        rate = self._figure("dark_frames", "rate_counts_per_s", -_HUGE, _HUGE, 0.0)
-        is_line = bench.file.layout == "line"
+        gain = self.measured("photon_transfer", "gain_e_per_count", 1e-12, 1e12, 1.0)
+        noise = self.measured("photon_transfer", "read_noise_e", 0.0, _HUGE, 0.0)
+        rate = self.measured("dark_frames", "rate_counts_per_s", -_HUGE, _HUGE, 0.0)
+        is_line = shape.layout == "line"
         camera_map = np.eye(2, 3)  # of a photodiode: not used
-        if LAYOUTS[bench.file.layout].has_markers:
-            camera_map = self._map("camera_map", bench, is_line)
+        if LAYOUTS[shape.layout].has_markers:
+            camera_map = self._map("camera_map", shape, is_line)
         return Optics(
             tables=tables,
-            input_map=self._map("input_map", bench),
+            input_map=self._map("input_map", shape),
             camera_map=camera_map,
             sensor_shape=sensor,
             dark_counts=dark,
             gain_e_per_count=gain,
-            read_noise_e=noise * bench.detector.samples**0.5,
-            dark_e=max(rate * bench.file.exposure_s * gain, 0.0),
+            read_noise_e=noise * shape.samples**0.5,
+            dark_e=max(rate * shape.exposure_s * gain, 0.0),
             bad=bad,
-            spot_px=self._figure("align", "spot_px", 0.1, 1e4) if is_line else 5.0,
+            spot_px=self.measured("align", "spot_px", 0.1, 1e4) if is_line else 5.0,
         )
 
     def _array(self, step: str, name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -97,7 +151,7 @@ class Calibrated(ModelOrigin):
             raise self._refusal(f"{wrong:g} in {name} of step {step}, which no measurement gives")
         return array
 
-    def _figure(
+    def measured(
         self, step: str, name: str, least: float, most: float, otherwise: float | None = None
     ) -> float:
         """Return a figure of a step, which must be within the bounds of a measurement.
@@ -116,7 +170,7 @@ class Calibrated(ModelOrigin):
             )
         return value
 
-    def _map(self, name: str, bench: Bench, is_flat: bool = False) -> np.ndarray:
+    def _map(self, name: str, shape: BenchShape, is_flat: bool = False) -> np.ndarray:
         """Return a map of points (see `registration`); a flat map has one direction only."""
         array = self._array("align", name, ())
         if array.ndim != 2 or array.shape[0] != 2 or array.shape[1] not in registration.TERMS:
@@ -124,7 +178,7 @@ class Calibrated(ModelOrigin):
             raise self._refusal(
                 f"{name} of shape {array.shape}, but a registration has one of {terms}", _BOTH
             )
-        rows, columns = (np.array([0.25, 0.5, 0.75]) * size for size in bench.weight.shape)
+        rows, columns = (np.array([0.25, 0.5, 0.75]) * size for size in shape.weight_shape)
         places = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1)
         slopes = registration.scales(array, places.reshape(-1, 2))
         signed = slopes[:, 0, 0] if is_flat else np.linalg.det(slopes)
@@ -145,6 +199,10 @@ class Calibrated(ModelOrigin):
         ------
         InputError : when it was measured with another layout
         """
+        return self.response_of(layout)
+
+    def response_of(self, layout: Layout) -> Response:
+        """Return the same without the bench."""
         array = self._array
         pairs = array("flat_field", "pairs_e", ())
         slots = (layout.slots,)
@@ -185,20 +243,24 @@ class Calibrated(ModelOrigin):
 
     def tracker(self, bench: Bench, model: OpticalModel) -> ScaleTracker:
         """Return the brightness filter, with default values if the step "drift" was not done."""
-        shot_rms = self._figure("drift", "shot_rms", 0.0, 1.0, 0.01)
-        return ScaleTracker(shot_rms, self._figure("drift", "walk_variance", 0.0, 1.0, 1e-6))
+        return self.fresh_tracker()
+
+    def fresh_tracker(self) -> ScaleTracker:
+        """Return the same without the bench."""
+        shot_rms = self.measured("drift", "shot_rms", 0.0, 1.0, 0.01)
+        return ScaleTracker(shot_rms, self.measured("drift", "walk_variance", 0.0, 1.0, 1e-6))
 
     def reference_every(self, layout: Layout) -> int:
         """Return the number of shots between two reference shots.
 
         Without markers, only references measure the brightness, so there are three times as many.
         """
-        every = int(self._figure("drift", "reference_every", 1, _HUGE, 100))
+        every = int(self.measured("drift", "reference_every", 1, _HUGE, 100))
         return every if layout.has_markers else max(every // 3, 1)
 
     def settling_s(self, role: str) -> float:
         """Return the settling time of a modulator after a frame change; 0 if not measured."""
-        return self._figure("settling", f"{role}_wait_s", 0.0, 3600.0, 0.0)
+        return self.measured("settling", f"{role}_wait_s", 0.0, 3600.0, 0.0)
 
 
 def read_calibrated(bench: Bench) -> Calibrated:

@@ -160,6 +160,12 @@ class BenchFile(TomlTable):
     """
     calibration_lasts_s: Seconds = 86400.0
     """Age at which a calibration expires."""
+    corrections: Literal["on", "off"] = "on"
+    """Whether products are corrected by the calibration.
+
+    Under "off" products have the errors of the bench. All elements count as equally bright, and
+    response curves as straight. Leaks, crosstalk and changes of the brightness count as absent.
+    """
     drift_tolerance: float = Field(default=0.2, gt=0, lt=0.5)
     """Largest relative change of the brightness since calibration.
 

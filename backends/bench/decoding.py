@@ -98,7 +98,9 @@ class Decoder:
         self._read_variance = model.layout.read_pixels() * model.read_variance
         self._most_e = model.passed_e_most()
         self._step_change = 0.0  # possible step change of the brightness, found in a rejected shot
-        self._dark_level = None if model.is_guessed else _dark_level(model.layout, model.response)
+        self._dark_level: _DarkLevel | None = None
+        if model.is_corrected and not model.is_guessed:
+            self._dark_level = _dark_level(model.layout, model.response)
 
     def learn_dark_level(self) -> None:
         """Use the mean dark level of the latest shots as the expected one."""
@@ -148,7 +150,7 @@ class Decoder:
         electrons = reading.electrons / brightness
         if self.response.inverse is not None:
             electrons = self.response.inverse @ electrons
-        if not self.is_guessed:
+        if not self.is_guessed and self.model.is_corrected:
             self.check_possible(electrons)
         checksum = None
         if taken.planned.is_reference:

@@ -1,7 +1,8 @@
 """`ModelOrigin`: where the optical model of a bench comes from.
 
 There are three origins: a calibration (`calibrated_optics`), the ground truth of a simulation, and
-nominal values, on which an operator may run an uncalibrated bench.
+nominal values, on which an operator may run an uncalibrated bench. `Uncorrected` uses one of them
+to find numbers on the bench, but not to correct them.
 """
 
 from __future__ import annotations
@@ -127,3 +128,37 @@ class NominalValues(ModelOrigin):
     def reference_every(self, layout: Layout) -> int:
         """Return 0: no reference can be predicted."""
         return 0
+
+
+class Uncorrected(ModelOrigin):
+    """Another origin, without its corrections: `corrections = "off"` in the bench file.
+
+    Frames are still identified by their markers. Brightness, dark level and checksums are not
+    checked, since nothing predicts them.
+    """
+
+    def __init__(self, origin: ModelOrigin) -> None:
+        self.origin = origin
+
+    def model(self, bench: Bench) -> OpticalModel:
+        """Return the model of an ideal bench with the registration of the other origin."""
+        return self.origin.model(bench).uncorrected()
+
+    def optics(self, bench: Bench) -> Optics:
+        """Return the optics of the other origin."""
+        return self.origin.optics(bench)
+
+    def response(self, bench: Bench, layout: Layout) -> Response:
+        """Return the response of the other origin."""
+        return self.origin.response(bench, layout)
+
+    def tracker(self, bench: Bench, model: OpticalModel) -> None:
+        """Return None: the brightness is not corrected."""
+
+    def reference_every(self, layout: Layout) -> int:
+        """Return 0: no reference can be predicted."""
+        return 0
+
+    def settling_s(self, role: str) -> float:
+        """Return the settling time of the other origin."""
+        return self.origin.settling_s(role)

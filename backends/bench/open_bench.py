@@ -16,7 +16,7 @@ from .bench_setup import BenchSetup, checked_setup
 from .calibrated_optics import read_calibrated
 from .fault_recovery import RestartProducts
 from .light_check import refuse_darkness
-from .model_origin import GroundTruth, ModelOrigin, NominalValues
+from .model_origin import GroundTruth, ModelOrigin, NominalValues, Uncorrected
 from .queue import JobQueue
 from .shot_plan import TileJob, TileResult, new_number
 
@@ -114,7 +114,7 @@ class OpenBench:
         try:
             recalibrate(self.bench, recovery)
             self.bench.stop.check(f"during {recovery}")
-            origin = read_calibrated(self.bench)
+            origin = origin_of(self.bench, uncalibrated=False)
             model = origin.model(self.bench)
             self.bench.source.enable()
             former = self.setup.runner
@@ -173,9 +173,11 @@ def origin_of(bench: Bench, uncalibrated: bool) -> ModelOrigin:
     ------
     InputError : when there is none
     """
-    if bench.file.calibration == "ground-truth":
-        return GroundTruth()
-    return NominalValues() if uncalibrated else read_calibrated(bench)
+    is_true = bench.file.calibration == "ground-truth"
+    if uncalibrated and not is_true:
+        return NominalValues()
+    origin = GroundTruth() if is_true else read_calibrated(bench)
+    return Uncorrected(origin) if bench.file.corrections == "off" else origin
 
 
 def open_bench(bench: Bench, origin: ModelOrigin) -> OpenBench:

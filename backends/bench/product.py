@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from ..base import Stats
 from ..device_timeline import best_order
-from .bench_setup import BenchSetup
+from ..optics.model import OpticalModel
+from ..tiling import Geometry
+from ..timing import ShotTiming
 from .checksum import TOLERANCE, ChecksumMonitor
 from .product_frames import (
     EncodedOperand,
@@ -23,6 +25,22 @@ from .product_frames import (
     encode_operand,
 )
 from .shot_plan import TileJob, TileResult
+
+
+class ProductSetup(Protocol):
+    """What a product needs of a bench, or of its twin."""
+
+    @property
+    def model(self) -> OpticalModel:
+        """The optical model that encodes and decodes it."""
+
+    @property
+    def geometry(self) -> Geometry:
+        """The capacity of a frame."""
+
+    @property
+    def timing(self) -> ShotTiming:
+        """The times of the shots."""
 
 
 class Product:
@@ -40,13 +58,14 @@ class Product:
     ----------
     jobs : to be submitted, in order
     plan : of its frames
+    vectors, inputs : the input vectors, and the input frames that show them
     weights : the weight frames
     monitor : of the checksums
     """
 
     def __init__(
         self,
-        setup: BenchSetup,
+        setup: ProductSetup,
         name: str,
         values: np.ndarray,
         w: EncodedOperand,
@@ -56,12 +75,12 @@ class Product:
         model = setup.model
         self._values, self._w, self._rails = values, w, len(w.signs)
         self._x = encode_operand(values, model.layout)
-        self._vectors = InputVectors.of(values, self._x, model.curves["input"])
+        self.vectors = InputVectors.of(values, self._x, model.curves["input"])
         geometry = replace(setup.geometry, inputs=None, parts=1)  # rails are rows already
         rows = w.intensity.shape[2] * self._rails
-        self.plan = FramePlan.of(self._vectors.count, rows, geometry)
-        self._inputs = InputFrames(model, self._vectors, self.plan)
-        self.weights = WeightFrames(model, w, self.plan, self._inputs)
+        self.plan = FramePlan.of(self.vectors.count, rows, geometry)
+        self.inputs = InputFrames(model, self.vectors, self.plan)
+        self.weights = WeightFrames(model, w, self.plan, self.inputs)
         tolerance = 0.0 if model.is_exact else TOLERANCE
         if model.response.inverse is not None:
             tolerance *= 2  # the crosstalk correction is not exact
@@ -76,7 +95,7 @@ class Product:
             count,
             vectors,
             lambda tile: self.weights.frame(job, tile).levels,
-            partial(self._inputs.frame, job),
+            partial(self.inputs.frame, job),
             best_order(count, vectors, self._setup.timing),
             details,
             partial(self._check_shot, name, job) if self.plan.has_checks(job) else None,
@@ -114,12 +133,12 @@ class Product:
         """Check the sums of the rows of a shot, from electrons [slots]; return the largest |z|."""
         frame = self.weights.frame(job, tile)
         assert frame.sums is not None
-        places = self._inputs.place(frame.rows.sums_place)
+        places = self.inputs.place(frame.rows.sums_place)
         vector -= int(self.plan.packing.checks[job])
         if vector < 0:
-            light, scales = self._inputs.sum(job).light, None
+            light, scales = self.inputs.sum(job).light, None
         else:
-            levels, input_scales = self._inputs.vectors(job, vector)
+            levels, input_scales = self.inputs.vectors(job, vector)
             light = self._model.curves["input"].light[levels]
             scales = input_scales[places] * frame.rows.sums_scale
         if len(light) > 1:
@@ -128,9 +147,9 @@ class Product:
 
     def _check_inputs(self, name: str, job: int, tile: int, electrons: np.ndarray) -> float:
         """Check the input sum of a weight frame, from electrons [vectors, slots]; return |z|."""
-        frame, inputs = self.weights.frame(job, tile), self._inputs.sum(job)
+        frame, inputs = self.weights.frame(job, tile), self.inputs.sum(job)
         assert frame.input_difference is not None
-        places = self._inputs.place(frame.rows.place)
+        places = self.inputs.place(frame.rows.place)
         z = self.monitor.check_inputs(
             name, inputs, electrons, frame.rows.slots, places, frame.input_difference
         )
@@ -148,7 +167,7 @@ class Product:
         """
         m, count, _ = self._values.shape
         rows = self._w.intensity.shape[2] * self._rails
-        products = [np.zeros((2, vectors, rows)) for vectors in self._vectors.count]
+        products = [np.zeros((2, vectors, rows)) for vectors in self.vectors.count]
         for job, result in enumerate(results):
             first = int(self.plan.packing.checks[job])
             for tile, electrons in enumerate(result.electrons):
@@ -160,7 +179,7 @@ class Product:
                 )
             stats.add(result.stats)
         self.weights.clear()
-        self._inputs.clear()
+        self.inputs.clear()
         stats.checks += self.monitor.stats.checks
         stats.suspicious += self.monitor.stats.suspicious
         total, noise = np.zeros((2, m, count, rows))
@@ -168,7 +187,7 @@ class Product:
         for matrix, (product, variance) in enumerate(products):
             total[matrix], noise[matrix] = product[:count], variance[:count]
             source[matrix] = self._light_factor(product[:count])
-            negative = self._vectors.rows[matrix][count:]
+            negative = self.vectors.rows[matrix][count:]
             total[matrix, negative] -= product[count:]
             noise[matrix, negative] += variance[count:]
             source[matrix, negative] += self._light_factor(product[count:])
@@ -183,7 +202,7 @@ class Product:
         dark = model.dark_variance
         for matrix in np.unique(rows.matrix):
             own = rows.matrix == matrix
-            lit = model.curves["input"].light[self._vectors.levels_of(matrix)].sum(axis=-1)
+            lit = model.curves["input"].light[self.vectors.levels_of(matrix)].sum(axis=-1)
             vectors = np.arange(len(electrons))[:, None] * copies + rows.place[own] % copies
             shot, place = np.nonzero(vectors < len(lit))
             vector, at = vectors[shot, place], np.flatnonzero(own)[place]
@@ -233,7 +252,7 @@ class Product:
         variance = variance * scale**2
         if model.encoding == "offset":
             length = self._values.shape[-1]
-            levels = self._vectors.levels.reshape(m, count, -1)[..., :length]
+            levels = self.vectors.levels.reshape(m, count, -1)[..., :length]
             u = model.curves["input"].light[levels].sum(axis=-1, keepdims=True) * x.scale
             v = w.intensity[0][..., :length].sum(axis=-1, keepdims=True) * w.scale
             low_w = np.swapaxes(w.low, -1, -2)

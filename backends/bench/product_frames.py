@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..base import Ranges
 from ..optics.layouts import Layout
 from ..optics.model import OpticalModel
 from ..optics.parameters import ResponseCurve
@@ -63,6 +64,26 @@ def encode_operand(
     short = layout.length - values.shape[-1]
     intensity = np.pad(np.clip(intensity, 0, 1), [(0, 0)] * (intensity.ndim - 1) + [(0, short)])
     return EncodedOperand(signs, intensity, scale, low)
+
+
+def encode_weights(
+    weights: np.ndarray, layout: Layout, ranges: Ranges | None
+) -> list[EncodedOperand]:
+    """Encode weights [..., M, K] by segments: normalised intensity [rails, m, M, length].
+
+    Parameters
+    ----------
+    ranges : holds the scale of dynamic operands; None scales each row by its largest weight
+    """
+    stacked = weights.reshape(-1, *weights.shape[-2:])
+    largest = None
+    if ranges is not None and ranges.weight is not None:
+        largest = np.broadcast_to(ranges.weight.max(axis=-1, keepdims=True), weights.shape)
+        largest = largest[..., :1].reshape(*stacked.shape[:-1], 1)
+    return [
+        encode_operand(stacked[..., tile.columns], layout, largest, is_weight=True)
+        for tile in tiles((1, weights.shape[-1]), Geometry(None, layout.length))
+    ]
 
 
 @dataclass(frozen=True)
@@ -223,6 +244,14 @@ class InputFrames:
         levels[~is_lit] = self._curve.darkest
         return levels, self._vectors.scales[where] * is_lit
 
+    def shown_at(self, job: int) -> list[np.ndarray]:
+        """Return the vectors that each place shows in the input frames of a job, in turn."""
+        copies, places = self._plan.packing.copies, self._places[job]
+        return [
+            np.arange(first + copy, first + count, copies)
+            for copy, first, count in zip(places.copy, places.first, places.count, strict=True)
+        ]
+
     def clear(self) -> None:
         """Forget the vectors of all frames, which take memory."""
         self._shown.clear()
@@ -320,6 +349,10 @@ class WeightFrames:
     w : weights as normalised intensity, [rails, m, M, length]
     plan : of these frames
     inputs : that pass through them
+
+    Attributes
+    ----------
+    rails, outputs : of each matrix
     """
 
     def __init__(
@@ -327,6 +360,7 @@ class WeightFrames:
     ) -> None:
         self._model, self._w, self._plan, self._inputs = model, w, plan, inputs
         rails, m, outputs, length = w.intensity.shape
+        self.rails, self.outputs = rails, outputs
         # the rails of an output are neighbouring rows
         self._rows = np.moveaxis(w.intensity, 0, 2).reshape(m, outputs * rails, length)
         # in checksums each row has the sign of its rail; a single rail alternates both signs

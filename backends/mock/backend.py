@@ -10,9 +10,9 @@ independent, and run on a pool of threads.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from ..address import Address
 from ..base import Backend, MatmulResult, PreparedWeights, Ranges, Stats
 from ..device_timeline import frames_of
 from ..profile import OpticsProfile, load_profile
-from ..tiling import cuts
+from ..tiling import Geometry, cuts
 from ..timing import ShotTiming
 from . import LOOPS, compiled_loops
 from .encoding import LARGEST, encode_weights
@@ -41,6 +41,22 @@ _NO_PEAKS = np.zeros((0, 0, 0), dtype=np.float32)
 _BLOCK_VALUES = 1 << 19  # of a block of rows without panels
 
 
+class Twin(Protocol):
+    """What multiplies for a profile that is the twin of a bench (`bench_twin.products`)."""
+
+    @property
+    def geometry(self) -> Geometry:
+        """The capacity of a frame."""
+
+    def prepare(self, weights: np.ndarray, ranges: Ranges | None) -> Any:
+        """Encode weights [..., M, K]."""
+
+    def multiply(
+        self, x: np.ndarray, weights: Any, at: Address
+    ) -> tuple[np.ndarray, np.ndarray, float, np.ndarray]:
+        """Multiply x [m, N, K] by encoded weights."""
+
+
 class MockBackend(Backend):
     """Multiplies like a bench with the given profile, statistically.
 
@@ -53,6 +69,8 @@ class MockBackend(Backend):
     name = "mock"
     is_mock = True
     needs_ranges = True
+    twin_products: ClassVar[Callable[[OpticsProfile, int], Twin]]
+    """Returns what multiplies for a twin; the package `backends` sets it: mocks know no bench."""
 
     def __init__(self, profile: OpticsProfile | None = None, seed: int = 0) -> None:
         super().__init__()
@@ -65,11 +83,20 @@ class MockBackend(Backend):
         words = {"sources", "years", "name", "title"}
         self._profile_text = self.profile.model_dump_json(exclude=words)
         self._parameters = MockParameters.of(self.profile)
-        self.geometry = self._parameters.geometry
+        self._twin: Twin | None = None
+        if self.profile.twin is not None:
+            self._twin = MockBackend.twin_products(self.profile, seed)
+        self.needs_ranges = self._twin is None
+        self.geometry = self._parameters.geometry if self._twin is None else self._twin.geometry
         self.timing = ShotTiming.of(self.profile)
         self._counts: dict[tuple[tuple[int, ...], bytes], Stats] = {}
         self._constants = bench_constants(self._parameters)
         self._bench, self._detector = tuple(self._constants), tuple(self._parameters.detector)
+
+    @property
+    def remarks(self) -> Sequence[str]:  # type: ignore[override]
+        """Source and date of a twin."""
+        return () if self.profile.twin is None else (_twin_remark(self.profile),)
 
     def describe(self) -> Mapping[str, Any]:
         """Return name, profile, seed and the arithmetic's path, for the record of a run."""
@@ -86,6 +113,11 @@ class MockBackend(Backend):
 
     def journal_entry(self) -> dict[str, Any]:
         """Return its profile and seed."""
+        if self.profile.twin is not None and not self.profile.twin.file:
+            raise InputError(
+                f"the twin of {self.profile.twin.calibration} is only in memory, so runs on it "
+                "cannot be recorded; give lightloom.twin an output, or run without record"
+            )
         profile = self.profile.model_dump(mode="json")
         return {"kind": "mock", "profile": profile, "seed": self.seed}
 
@@ -172,12 +204,12 @@ class MockBackend(Backend):
         content.grow(weights.reshape(-1, *weights.shape[-2:]))
         return True
 
-    def _prepare(
-        self, weights: np.ndarray, ranges: Ranges | None
-    ) -> PackedWeights | list[WeightSegment]:
+    def _prepare(self, weights: np.ndarray, ranges: Ranges | None) -> Any:
         peak = float(max(weights.max(), -weights.min()))
         if peak > LARGEST:
             raise InputError(f"weights reach {peak:.3g}; scale them to {LARGEST:g} at most")
+        if self._twin is not None:
+            return self._twin.prepare(weights, ranges)
         stacked = weights.reshape(-1, *weights.shape[-2:])
         if can_pack(self._parameters, weights.shape[-1]):
             return PackedWeights(stacked, self._parameters, ranges)
@@ -187,6 +219,8 @@ class MockBackend(Backend):
         ]
 
     def _matmul(self, x: np.ndarray, w: PreparedWeights, at: Address) -> MatmulResult:
+        if self._twin is not None:
+            return self._twin_product(x, w, at)
         x = np.require(x, requirements=["C", "W"])  # kernels are compiled for it
         matrices, rows, length = x.shape
         if self._is_whole(w, rows):
@@ -228,6 +262,15 @@ class MockBackend(Backend):
         stats.saturated = reading_stats.saturated + sum(s.weights.saturated for s in segments)
         stats.seconds = reading_stats.seconds
         return MatmulResult(y, stats)
+
+    def _twin_product(self, x: np.ndarray, w: PreparedWeights, at: Address) -> MatmulResult:
+        """Multiply rows [m, N, K] with the light of a calibrated bench."""
+        assert self._twin is not None
+        start = time.perf_counter()
+        y, variance, photons, second = self._twin.multiply(x, w.content, at)
+        stats = self._counted((*x.shape, w.shape[-2]), second)
+        stats.photons, stats.seconds = photons, {"product": time.perf_counter() - start}
+        return MatmulResult(y, stats, variance)
 
     def _whole(self, x: np.ndarray, w: PreparedWeights, at: Address) -> MatmulResult:
         """Multiply rows [m, N, K] in one compiled call per task."""
@@ -307,6 +350,11 @@ class MockBackend(Backend):
             stats.input_samples += frames.inputs_shown * profile.elements_per_input * columns
             stats.weight_samples += int(values * columns * frames.loads)
         return stats
+
+
+def _twin_remark(profile: OpticsProfile) -> str:
+    assert profile.twin is not None
+    return f"MOCK, {profile.twin.remark}; corrections {profile.corrections}"
 
 
 def mock_path() -> dict[str, str]:

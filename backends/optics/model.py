@@ -6,7 +6,7 @@ Decoding, products, noise model and start-up check share it. A recalibration cre
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -25,6 +25,7 @@ class OpticalModel:
     is_guessed : whether nothing was measured; markers are not read then, their places are unknown
     tolerance : rms relative error of a slot's light that calibration may leave
     is_exact : whether it is the ground truth of a simulated bench
+    is_corrected : whether products are corrected by what was measured, see `uncorrected`
     """
 
     layout: Layout
@@ -34,6 +35,7 @@ class OpticalModel:
     is_guessed: bool = False
     tolerance: float = 0.0
     is_exact: bool = False
+    is_corrected: bool = True
 
     @property
     def encoding(self) -> str:
@@ -49,6 +51,18 @@ class OpticalModel:
         """
         shape = (self.layout.rows_of(role), self.layout.length)
         return self.curves[role].levels(np.full(shape, light))
+
+    def uncorrected(self) -> OpticalModel:
+        """Return the model of an ideal bench: equal elements, straight curves, no leaks.
+
+        Products that are encoded and decoded with it have the errors of the bench. Registration,
+        dark level, mean brightness and markers stay as they were measured.
+        """
+        pairs = np.full_like(self.response.pairs_e, self.response.pairs_e.mean())
+        none = np.zeros(self.layout.slots)
+        response = Response(pairs, none, none, none, markers=self.response.markers)
+        curves = {role: curve.straight() for role, curve in self.curves.items()}
+        return replace(self, response=response, curves=curves, is_corrected=False)
 
     # --- noise -----------------------------------------------------------------------------------
 

@@ -68,6 +68,14 @@ class ResponseCurve:
         nearest = branch[np.searchsorted((rising[1:] + rising[:-1]) / 2, wanted)]
         self._inverse = nearest.astype(np.uint8 if len(table) <= 256 else np.uint16)
 
+    def straight(self) -> ResponseCurve:
+        """Return the straight curve from the same darkest to the same brightest level."""
+        ends = (self.darkest, self.brightest)
+        levels = np.arange(len(self.light))
+        table = np.interp(levels, sorted(ends), (0.0, 1.0) if ends[0] < ends[1] else (1.0, 0.0))
+        outside = (levels < min(ends)) | (levels > max(ends))
+        return ResponseCurve(np.where(outside, 0.5, table))  # so that the ends stay the only ones
+
     def levels(self, light: np.ndarray) -> np.ndarray:
         """Return the grey levels whose intensity is nearest to the requested one, in [0, 1]."""
         place = np.clip(light * _STEPS + 0.5, 0, _STEPS).astype(np.uint16)

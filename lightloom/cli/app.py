@@ -24,11 +24,12 @@ from . import (
     resume,
     run,
     sweep,
+    twin,
 )
 
 _GROUPS: dict[str, tuple[ModuleType, ...]] = {
     "Models": (run, plan, energy, benchmark, sweep),
-    "Benches": (init, devices, check, align, calibrate),
+    "Benches": (init, devices, check, align, calibrate, twin),
     "While it runs and after": (resume, report, export),
     "This machine": (doctor,),
 }

@@ -77,7 +77,9 @@ def _profile_table(profiles: Mapping[str, str]) -> Table:
 def _constant_table(profile: OpticsProfile) -> Table:
     heads: Heads = {"constant": str, "value": "", "source": None}
     rows: list[tuple[Cell, ...]] = []
-    for key, value in profile.model_dump(exclude={"name", "title", "sources", "years"}).items():
+    for key, value in profile.model_dump(
+        exclude={"name", "title", "sources", "years", "twin"}
+    ).items():
         text = None if value is None else format_field(key, value)
         rows.append((key, text, profile.sources.get(key, _NO_SOURCE)))
     return Table("", columns(heads), tuple(rows))
