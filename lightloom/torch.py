@@ -1,4 +1,7 @@
-"""PyTorch modules on light: `optics` runs and trains any of them. Needs the extra `torch`."""
+"""PyTorch modules on light: `optics` runs and trains any, `trace` writes one as a program.
+
+Needs the extra `torch`.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from .instruments.errors import import_extra
 if TYPE_CHECKING:
     from .backends import Backend
     from .models.traced.optics import Light
+    from .models.traced.traced_model import TracedModel
     from .scheduler import Placement
 
 _OLDEST = (2, 6)
@@ -49,6 +53,31 @@ def optics(
     from .models.traced.optics import Light
 
     return Light(model, backend, placement, seed, calibration)
+
+
+def trace(model: Any, example_inputs: Any, name: str | None = None) -> TracedModel:
+    """Write a torch module as the program of a model.
+
+    The result is planned, run, recorded and resumed like a built-in one. It serves any batch and
+    sequence where the operations allow it. A causal language model of transformers decodes with
+    its keys and values as state.
+
+    Parameters
+    ----------
+    model : a `torch.nn.Module`
+    example_inputs : a mapping of named tensors, a tuple of them, or one tensor; the first axis is
+        the batch
+    name : of the model in reports; None takes that of its class
+
+    Raises
+    ------
+    InputError : for a module that `optics` refuses, or whose steps depend on numbers of its inputs
+    MissingExtraError : without torch
+    """
+    _check_torch()
+    from .models.traced.trace import trace as traced
+
+    return traced(model, example_inputs, name)
 
 
 def _check_torch() -> None:

@@ -9,10 +9,11 @@ symbolic (`Size`), so that one program serves any batch, new tokens and past tok
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 
@@ -89,17 +90,19 @@ def evaluate(symbolic: Shape, sizes: Sizes) -> tuple[int, ...]:
     return tuple(size(sizes) for size in symbolic)
 
 
+_LAYER = re.compile(r"(?:^|(?<=\.))(?:block|blocks|h|layer|layers)\.(\d+)(?:\.|$)")
+
+
+@cache
 def layer_of(name: str) -> int | None:
     """Return the layer of a step or operand, from its name: 3 for "layer.3.attention.qk"."""
-    head, _, rest = name.partition(".")
-    number = rest.partition(".")[0]
-    return int(number) if head == "layer" and number.isdigit() else None
+    found = _LAYER.search(name)
+    return int(found[1]) if found else None
 
 
 def without_layer(name: str) -> str:
     """Return a step's name without its layer: "layer.3.attention.qk" is "attention.qk"."""
-    pieces = name.split(".")
-    return ".".join(pieces[2:]) if pieces[0] == "layer" else name
+    return _LAYER.sub("", name, count=1)
 
 
 MATMUL_KINDS = (

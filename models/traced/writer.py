@@ -11,9 +11,6 @@ import torch
 
 from ...instruments import InputError
 from ...scheduler.program import (
-    BATCH,
-    NEW,
-    PAST,
     HostStep,
     OpticalMatmul,
     Program,
@@ -306,11 +303,3 @@ def _refs(argument: Any) -> list[Ref]:
     if isinstance(argument, list | tuple):
         return [ref for value in argument for ref in _refs(value)]
     return []
-
-
-def sizes_of_fixed(program: Program) -> bool:
-    """Return whether no shape of a program depends on the sizes of a pass."""
-    return all(size.is_fixed for one in program.shapes.values() for size in one)
-
-
-__all__ = ["BATCH", "NEW", "PAST", "Port", "ProgramWriter", "sizes_of_fixed"]
