@@ -125,7 +125,7 @@ class MockBackend(Backend):
     def _peaks(self, x: np.ndarray, weights: PackedWeights, mask: np.ndarray | None) -> np.ndarray:
         """Do what `observe` promises, in one compiled call per task."""
         (matrices, rows, _), outputs, loops = x.shape, weights.shape[1], compiled_loops()
-        threads, plain = _threads(x.size * outputs), weights.plain(None)
+        threads, plain = _threads(x.size * outputs), weights.fields()
         tasks = _tasks(matrices, rows, outputs, threads, may_divide=False)
         peaks = np.zeros((len(tasks), matrices, len(weights.saturated), outputs), dtype=np.float32)
         valid = np.empty((matrices, rows, 0), dtype=bool) if mask is None else mask

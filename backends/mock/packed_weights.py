@@ -130,7 +130,7 @@ class PackedWeights:
         place = (rows.start, rows.stop, s, begin, last)
         rule = (self._levels, centre, self._lit, self._bench)
         pack = compiled_loops().pack_weights
-        self.saturated[s] += pack(weights, scales, place, rule, self._fields())
+        self.saturated[s] += pack(weights, scales, place, rule, self.fields())
         peaks = self._arrays["scale"][:, s, rows]
         if self._is_offset:
             self._add_digital(s, rows, scales[1], last - int(self.segments[s, 0]))
@@ -254,10 +254,11 @@ class PackedWeights:
                 self._convert(ranges, s, slice(0, self.shape[1]))
             self._converted, self._plain = ranges, None
         if self._plain is None:
-            self._plain = self._fields()
+            self._plain = self.fields()
         return self._plain
 
-    def _fields(self) -> tuple[Any, ...]:
+    def fields(self) -> tuple[Any, ...]:
+        """Return `kernels.ByteWeights` as a plain tuple, for loops that read no converter."""
         arrays = self._arrays
         of_weights = (*_OF_WEIGHTS, *_CONVERTERS)
         return (
