@@ -172,6 +172,19 @@ class MockBackend(Backend):
         content.grow(weights.reshape(-1, *weights.shape[-2:]))
         return True
 
+    def kept_arrays(self, w: PreparedWeights) -> Mapping[str, np.ndarray]:
+        """Return packed weights as arrays: a byte a weight is read faster than it is encoded."""
+        return w.content.kept_arrays() if isinstance(w.content, PackedWeights) else {}
+
+    def restore(
+        self, arrays: Mapping[str, np.ndarray], shape: tuple[int, ...], ranges: Ranges | None
+    ) -> PreparedWeights | None:
+        """Return packed weights from their arrays, where this process multiplies packed ones."""
+        if not can_pack(self._parameters, shape[-1]):
+            return None
+        content = PackedWeights((1, *shape), self._parameters, ranges, arrays)
+        return PreparedWeights(shape, content, ranges, self._maker)
+
     def _prepare(
         self, weights: np.ndarray, ranges: Ranges | None
     ) -> PackedWeights | list[WeightSegment]:
@@ -180,7 +193,9 @@ class MockBackend(Backend):
             raise InputError(f"weights reach {peak:.3g}; scale them to {LARGEST:g} at most")
         stacked = weights.reshape(-1, *weights.shape[-2:])
         if can_pack(self._parameters, weights.shape[-1]):
-            return PackedWeights(stacked, self._parameters, ranges)
+            packed = PackedWeights(stacked.shape, self._parameters, ranges)
+            packed.grow(stacked)
+            return packed
         segments = encode_weights(stacked, self.profile, ranges, dynamic=weights.ndim > 2)
         return [
             WeightSegment(segment, self.profile, self._parameters.detector) for segment in segments
