@@ -38,7 +38,7 @@ _BLOCK_ROWS = 256  # at a time, with panels of outputs
 _WORTH_THREADS = 1 << 23  # multiplications worth threads: waking one takes as long as half of them
 _KEPT_COUNTS = 1024
 _NO_PEAKS = np.zeros((0, 0, 0), dtype=np.float32)
-_BLOCK_VALUES = 1 << 19  # of a block of rows without panels
+_BLOCK_VALUES = 1 << 21  # of a block of rows without panels
 
 
 class MockBackend(Backend):
