@@ -233,6 +233,25 @@ class Backend(ABC):
         content = self._prepare(array, ranges) if array.size else None
         return PreparedWeights(array.shape, content, ranges, self._maker)
 
+    def kept_arrays(self, w: PreparedWeights) -> Mapping[str, np.ndarray]:
+        """Return arrays from which `restore` makes weights [M, K] faster than `prepare`.
+
+        None at all where it would not be faster.
+        """
+        return _NOTHING
+
+    def restore(
+        self, arrays: Mapping[str, np.ndarray], shape: tuple[int, ...], ranges: Ranges | None
+    ) -> PreparedWeights | None:
+        """Return weights [M, K] from their `kept_arrays`; None where they have to be prepared.
+
+        Parameters
+        ----------
+        shape : (M, K)
+        ranges : of their products
+        """
+        return None
+
     def _can_grow(
         self, grown: PreparedWeights, shape: tuple[int, ...], ranges: Ranges | None
     ) -> bool:

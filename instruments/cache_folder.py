@@ -58,7 +58,8 @@ def kept(kind: str, key: str | None, compute: Callable[[], Arrays]) -> Arrays:
     found: Arrays | None = cache.load(kind, key)
     if found is None:
         found = compute()
-        cache.store(kind, key, found)
+        if found:
+            cache.store(kind, key, found)
     return found
 
 
@@ -133,7 +134,7 @@ class CacheFolder:
         place = self._place(kind, key)
         try:
             content = np.fromfile(place, dtype=np.uint8)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             self._remark("read", f"cannot be read ({error.strerror or error})")
@@ -158,10 +159,10 @@ class CacheFolder:
             size = sum(array.nbytes for array in arrays.values())
             if size > self.most_bytes:
                 return
-            if shutil.disk_usage(self.path).free < size + _LEFT_FREE:
-                raise OSError("the disk is almost full")
             try:
-                with draft.open("xb") as stream:
+                with draft.open("xb") as stream:  # a folder that refuses it says why
+                    if shutil.disk_usage(self.path).free < size + _LEFT_FREE:
+                        raise OSError("the disk is almost full")
                     for part in _packed(kind, key, arrays):
                         stream.write(part)
                 _put(draft, place)
@@ -170,7 +171,15 @@ class CacheFolder:
             self._make_room(place)
         except OSError as error:
             self._can_write = False
-            self._remark("write", f"cannot be written ({error.strerror or error})")
+            self._remark("write", f"cannot be written ({self._reason(error)})")
+
+    def _reason(self, error: OSError) -> str:
+        """Return why nothing can be written, in words that fit a folder."""
+        if self.path.exists() and not self.path.is_dir():
+            return "it is not a folder"
+        if isinstance(error, FileNotFoundError):  # of a folder such as /proc
+            return "the system makes no files or folders there"
+        return error.strerror or str(error)
 
     def files(self) -> list[CacheFile]:
         """Return all files of this cache, the one that was used last at the end."""
@@ -241,7 +250,8 @@ def _unpacked(content: np.ndarray, kind: str, key: str) -> dict[str, np.ndarray]
     body, digest = content[:-_DIGEST], content[-_DIGEST:].tobytes()
     if blake2b(body.data, digest_size=_DIGEST).digest() != digest:
         return None
-    end = len(_MAGIC) + int(np.argmax(body[len(_MAGIC) :] == ord("\n")))
+    # the head is the only part whose end may hold a line break before any other at such a place
+    end = _ALIGNED * int(np.argmax(body[_ALIGNED - 1 :: _ALIGNED] == ord("\n"))) + _ALIGNED - 1
     about = json.loads(body[len(_MAGIC) : end].tobytes())
     if (about["kind"], about["key"]) != (kind, key):
         return None

@@ -127,7 +127,7 @@ class _HeaderReader:
         size = 8 if kind == _STRING else self._type(kind).itemsize
         count = self._take_count(size, "entries of an array")
         if kind == _STRING:
-            return [self._take_string() for _ in range(count)]
+            return self._take_strings(count)
         return self._take_numbers(kind, count)
 
     def _take_numbers(self, kind: int, count: int) -> list[Any]:
@@ -151,10 +151,23 @@ class _HeaderReader:
         return TensorEntry(name, shape, self._take("I"), self._take("Q"))
 
     def _take_string(self) -> str:
-        length = self._take_count(1, "bytes of a string")
-        text = self._data[self._at : self._at + length]
-        self._at += length
-        return text.decode("utf-8")
+        return self._take_strings(1)[0]
+
+    def _take_strings(self, count: int) -> list[str]:
+        """Read strings, in one loop: a vocabulary has a hundred thousand."""
+        data, at, size, texts = self._data, self._at, len(self._data), []
+        length_at = struct.Struct(self._order + "Q").unpack_from
+        for _ in range(count):
+            (length,) = length_at(data, at)
+            first = at + 8
+            at = first + length
+            if at > size:
+                raise ValueError(
+                    f"it claims {length} bytes of a string, and {size - first} bytes are left"
+                )
+            texts.append(data[first:at].decode("utf-8"))
+        self._at = at
+        return texts
 
     def _type(self, kind: int) -> np.dtype[Any]:
         if kind not in _KINDS:

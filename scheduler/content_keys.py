@@ -30,7 +30,11 @@ _VARIABLES = (  # that choose the number of threads, or other instructions
     *THREAD_LIMITS,
     *("OPENBLAS_CORETYPE", "NPY_DISABLE_CPU_FEATURES", "NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES"),
 )
-_WORDS = {"name", "title", "sources", "years"}  # of a profile: they change no number
+_UNREAD = {  # constants of a profile that change neither ranges nor encoded weights
+    *("name", "title", "sources", "years"),
+    *("photons_full_scale", "photons_per_mac", "photons_entering_per_mac"),
+    *("read_noise_e", "dark_e", "source_rms"),
+}
 
 
 def content_key(
@@ -59,7 +63,7 @@ def content_key(
         {
             "weights": {name: digest(name).hex() for name in names},
             "backend": f"{kind.__module__}.{kind.__qualname__}",
-            "profile": backend.profile.model_dump(mode="json", exclude=_WORDS),
+            "profile": backend.profile.model_dump(mode="json", exclude=_UNREAD),
             "lightloom": [VERSION, _code()],
             "machine": _machine(),
             "threads": thread_count(),

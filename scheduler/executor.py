@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..backends import Backend, Ranges
+from ..backends import Backend, PreparedWeights, Ranges
 from ..instruments.environment import is_cache_on
 from .cached_ranges import kept_ranges
+from .cached_weights import kept_weights
 from .costs import BenchModel
 from .host_steps import State
 from .journal.pass_record import PassRecord, described_steps
@@ -23,7 +24,7 @@ from .micro_batch import Part, RowIds, join, micro_batches, split
 from .pipeline import Pipeline
 from .placement import FIXED, Placement, decide
 from .prediction import best_parts
-from .program import HostStep, Program
+from .program import HostStep, OpticalMatmul, Program
 from .step_runner import StepRunner
 
 if TYPE_CHECKING:
@@ -190,7 +191,8 @@ class Executor(StepRunner):
 
         The pass is digital; for each product that goes to light the backend returns the largest
         noise-free value that its converter would read. Masked positions are left out. The ranges
-        of an earlier run over the same weights, constants and data are taken from the cache.
+        and the encoded weights of an earlier run over the same weights, constants and data are
+        taken from the cache.
         """
         if not self.backend.needs_ranges:
             return
@@ -200,14 +202,19 @@ class Executor(StepRunner):
         def compute() -> dict[str, Ranges]:
             return self._observed(program, placed, inputs, sizes)
 
+        def prepare(step: OpticalMatmul) -> PreparedWeights:
+            return self._static(step, self.backend)
+
+        # all ranges at once: an interrupted pass leaves none; weights are encoded here, so that no
+        # measured pass includes it
+        static = [s for s in program.matmuls if s.name in placed and not s.dynamic]
+        backend, weights = self.backend, self.weights
         if is_cache_on():
-            found = kept_ranges(self.backend, self.weights, program, placed, inputs, compute)
+            self.ranges = kept_ranges(backend, weights, program, placed, inputs, compute)
+            self._prepared |= kept_weights(backend, weights, static, self.ranges, prepare)
         else:
-            found = compute()
-        self.ranges = found  # all at once: an interrupted pass leaves none
-        for step in program.matmuls:  # encoded here, so that no measured pass includes it
-            if step.name in placed and not step.dynamic:
-                self._static(step, self.backend)
+            self.ranges = compute()
+            self._prepared |= {step.name: prepare(step) for step in static}
 
     def _observed(
         self,

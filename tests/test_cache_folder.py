@@ -125,7 +125,18 @@ def test_a_folder_that_cannot_be_written_costs_one_remark(
         assert folder.load("test", KEY) is None
         assert not folder.files()
     said = capsys.readouterr().err
-    assert said.count("cannot be written") == 1 and "LIGHTLOOM_CACHE names another folder" in said
+    why = {"a file in its place": "it is not a folder", "read-only": "Permission denied"}
+    assert said.count(f"cannot be written ({why.get(kind, '')}") == said.count("the cache ") == 1
+    assert "LIGHTLOOM_CACHE names another folder" in said
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="a folder of Linux")
+@pytest.mark.parametrize("path", ["/proc", "/proc/x"])
+def test_a_folder_of_the_system_is_not_called_a_full_disk(
+    path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    CacheFolder(Path(path)).store("test", KEY, ARRAYS)
+    assert "(the system makes no files or folders there)" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="modes of folders are POSIX's")

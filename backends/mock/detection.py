@@ -340,7 +340,7 @@ def noise_free(
         light = block.sums[1]
     arrived = None
     if light is not None:
-        arrived = light.astype(np.float32) * np.float32(block.light_unit[rail])
+        arrived = light.astype(np.float32, copy=False) * np.float32(block.light_unit[rail])
         arrived += row_light
         arrived += block.light_term[rail]
     elif spread is not None:
@@ -368,7 +368,13 @@ def read_segment(
     -------
     saturated : number of values that exceeded a full well or the range
     """
-    saturated, total = 0, np.zeros(y.shape, dtype=np.float32)
+    saturated, total = 0, np.zeros((0, 0), dtype=np.float32)
+    terms, converter = RowTerms(*block.rows[:, :, None]), block.converter
+    width, inverse_step = total, converter.inverse_step
+    if detector.converts == 2 and not (detector.balanced or detector.is_ideal):
+        # the width of a code of one reading, in units of v: the same for all readings
+        width = (converter.limit + terms.pedestal) * np.float32(detector.codes[2])
+        inverse_step = 1 / width
     for reading in range(detector.rails * detector.exposures):
         exposure, rail = divmod(reading, detector.rails)
         rows: Any = slice(None)
@@ -378,58 +384,68 @@ def read_segment(
                 break
         part = block.of_rows(rows)
         own = None if noise is None else noise._replace(rows=noise.rows[rows])
-        value, some = _read(part, detector, reading, own)
+        own_step = inverse_step[rows] if width.size else inverse_step
+        value, some = _read(part, detector, reading, own, own_step)
         saturated += some
-        if exposure == rail:
+        if reading == 0:
+            total = value
+            total += np.float32(0)  # no number is -0
+        elif exposure == rail:
             total[rows] += value
         else:
             total[rows] -= value
-    terms, converter = RowTerms(*block.rows[:, :, None]), block.converter
-    if detector.converts == 2 and not (detector.balanced or detector.is_ideal):
-        total *= _width(converter, terms, detector)
+    if width.size:
+        total *= width
         if detector.rails == 1:  # differences have none
             total -= terms.pedestal
     total *= converter.scale
-    total *= terms.times
     if add:
+        total *= terms.times
         y += total
     else:
-        y[...] = total
+        np.multiply(total, terms.times, out=y)
     return saturated
 
 
-def _width(converter: Converter, terms: RowTerms, detector: Detector) -> np.ndarray:
-    """Return the width of a code of one reading, in units of v."""
-    return (converter.limit + terms.pedestal) * np.float32(detector.codes[2])
-
-
 def _read(
-    block: Block, detector: Detector, reading: int, noise: NoiseKeys | None
+    block: Block,
+    detector: Detector,
+    reading: int,
+    noise: NoiseKeys | None,
+    inverse_step: np.ndarray,
 ) -> tuple[np.ndarray, int]:
-    """Return the codes of one reading, or its values without codes, and how many saturated."""
+    """Return the codes of one reading, or its values without codes, and how many saturated.
+
+    Parameters
+    ----------
+    inverse_step : codes per value, float32 [M] or [n, M]; unused with an ideal range
+    """
     terms, saturated = RowTerms(*block.rows[:, :, None]), 0
     value, arrived = noise_free(block, detector, reading)
     if noise is not None:
         z = normals(noise, reading, value.shape[1])
-        if arrived is None:
-            arrived = np.broadcast_to(block.row_light[reading][:, None], value.shape)
+        if arrived is None:  # the same for all outputs of a row
+            arrived = block.row_light[reading][:, None]
         sigma = np.maximum(arrived, 0) * terms.per_light
         sigma += terms.dark
         np.sqrt(sigma, out=sigma)
         counted = arrived < terms.weak_below
         if detector.has_well:
-            counted |= _may_fill(value, arrived, terms, block.gains[1], detector)
-        if counted.any():
+            counted = counted | _may_fill(value, arrived, terms, block.gains[1], detector)
+        has_counts = bool(counted.any())
+        if has_counts:
+            counted, arrived = (np.broadcast_to(a, value.shape) for a in (counted, arrived))
             drawn, saturated = _count(value, arrived, z, counted, block, detector, reading, noise)
-        value += sigma * z
-        if counted.any():
+        z *= sigma
+        value += z
+        if has_counts:
             value[counted] = drawn
     if detector.is_ideal:
         steady = block._replace(source=block.source[:, :, :0])
         largest = np.abs(noise_free(steady, detector, reading)[0]).max(axis=1, keepdims=True)
         limit = np.where(largest > 0, largest, np.float32(1))
         return value, saturated + _convert(value, limit, None, terms, detector)
-    limit, inverse_step, _ = block.converter
+    limit = block.converter.limit
     return value, saturated + _convert(value, limit, inverse_step, terms, detector)
 
 
@@ -447,7 +463,7 @@ def _convert(
 
     Parameters
     ----------
-    inverse_step : of differences; None for an ideal range, whose codes become values again
+    inverse_step : codes per value; None for an ideal range, whose codes become values again
     """
     if not detector.converts:
         return 0
@@ -458,12 +474,11 @@ def _convert(
         return saturated
     lowest, highest, inverse_steps, low_end, high_end = (np.float32(c) for c in detector.codes)
     step = limit * (2 * inverse_steps)
-    if detector.balanced:
-        value *= 1 / step if inverse_step is None else inverse_step
-    else:
-        step = (limit + terms.pedestal) * inverse_steps
+    if not detector.balanced:
+        if inverse_step is None:
+            step = (limit + terms.pedestal) * inverse_steps
         value += terms.pedestal
-        value *= 1 / step
+    value *= 1 / step if inverse_step is None else inverse_step
     saturated = int(np.count_nonzero((value > high_end) | (value < low_end)))
     np.rint(value, out=value)
     np.clip(value, lowest, highest, out=value)

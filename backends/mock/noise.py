@@ -20,10 +20,10 @@ NORMAL, TAIL, COUNT, SOURCE = 0, 1, 2, 4  # what a number is for; the second det
 GROUP = 128  # outputs whose normal numbers come from 16 blocks of words
 CELLS = 65_536
 _LANES = 16  # blocks of a group
-_PIECE = 1 << 14  # words at a time, which stay in a cache
-_FACTORS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
-_STEPS = 0x9E3779B9, 0xBB67AE85  # of the key from round to round
-_LOW, _HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
+_PIECE = 1 << 13  # counters at a time, which stay in a cache
+_FACTORS = np.array([0xD2511F53, 0xCD9E8D57], dtype=np.uint64)
+_STEPS = np.array([0x9E3779B9, 0xBB67AE85], dtype=np.uint64)  # of the key from round to round
+_HALF = np.uint64(32)
 
 # z = x P(w) for x = 2 u - 1 and w = -ln(1 - x^2); P and the logarithm of a mantissa in [1, 2) are
 # least-maximum fits, the highest power first. z is within 1e-5 of the quantile in all inner cells,
@@ -73,40 +73,62 @@ def random_words(key: np.ndarray, rows: np.ndarray, name: int, blocks: np.ndarra
     rows, blocks : uint64 [n]
     name : `tag`
     """
-    words = np.empty((4, len(blocks)), dtype=np.uint32)
+    words = np.empty((2, 2, len(blocks)), dtype=np.uint32)
     for first in range(0, len(blocks), _PIECE):
         part = slice(first, first + _PIECE)
-        a, b, c = blocks[part], rows[part] & _LOW, rows[part] >> _HALF
-        d = np.full_like(a, name)
-        for turn in range(10):
-            keys = [
-                np.uint64((int(k) + turn * s) % 2**32) for k, s in zip(key, _STEPS, strict=True)
-            ]
-            one, other = a * _FACTORS[0], c * _FACTORS[1]
-            a, c = (other >> _HALF) ^ b ^ keys[0], (one >> _HALF) ^ d ^ keys[1]
-            b, d = other & _LOW, one & _LOW
-        words[:, part] = a, b, c, d
-    return words
+        pairs = _word_pairs(key, rows[part], name, blocks[part])
+        words[:, 0, part] = pairs >> _HALF
+        words[:, 1, part] = pairs & np.uint64(0xFFFFFFFF)
+    return words.reshape(4, -1)
+
+
+def _word_pairs(key: np.ndarray, rows: np.ndarray, name: int, blocks: np.ndarray) -> np.ndarray:
+    """Return the words of every counter in pairs, the first in the upper half: uint64 [2, ...].
+
+    A round turns words (a, b) and (c, d) into (hi(c F1) ^ b ^ key, lo(c F1)) and likewise for the
+    other pair. A product of 64 bits is such a pair, so it takes one exclusive or with the rest.
+
+    Parameters
+    ----------
+    rows, blocks : uint64, with shapes that broadcast. The first round depends on either of them
+        alone, and the products of the second one as well
+    """
+    keys = ((key + np.arange(10, dtype=np.uint64)[:, None] * _STEPS) << _HALF).reshape(10, 2, 1)
+    (first, last), high = _FACTORS, np.uint64(name) << _HALF
+    of_row = ((rows >> _HALF) * last) ^ (rows << _HALF) ^ keys[0, 0]
+    of_block = (blocks * first) ^ high ^ keys[0, 1]
+    pairs = np.empty((2, *np.broadcast_shapes(rows.shape, blocks.shape)), dtype=np.uint64)
+    np.bitwise_xor((of_block >> _HALF) * last, (of_row << _HALF) ^ keys[1, 0], out=pairs[0])
+    np.bitwise_xor((of_row >> _HALF) * first, (of_block << _HALF) ^ keys[1, 1], out=pairs[1])
+    flat = pairs.reshape(2, -1)
+    products = np.empty_like(flat)
+    for turn in range(2, 10):
+        np.right_shift(flat, _HALF, out=products)
+        products *= _FACTORS[:, None]
+        flat <<= _HALF
+        flat ^= keys[turn]
+        flat ^= products[::-1]
+    return pairs
 
 
 def normals(keys: NoiseKeys, reading: int, count: int) -> np.ndarray:
     """Return standard normal numbers of the outputs of each row: float32 [n, count]."""
     n, groups = len(keys.rows), -(-count // GROUP)
     blocks = np.arange(groups * _LANES, dtype=np.uint64)
-    rows = np.repeat(keys.rows, len(blocks))
     name = tag(keys.segment, reading, NORMAL)
-    words = random_words(keys.key, rows, name, np.tile(blocks, n))
-    # a group's outputs lie as (word, half, lane)
-    shape = (4, n, groups, _LANES)
-    halves = words.astype("<u4").view("<u2").reshape(*shape, 2).transpose(1, 2, 0, 4, 3)
-    cells = np.ascontiguousarray(halves).reshape(n, -1)[:, :count]
-    z = quantiles()[cells]
-    row, output = np.nonzero(cells + np.uint16(1) <= 1)
+    pairs = _word_pairs(keys.key, keys.rows[:, None], name, blocks)
+    # a group's outputs lie as (pair, word, half, lane); in memory, the lower halves come first
+    quarters = pairs.astype("<u8", copy=False).view("<u2").reshape(2, n, groups, _LANES, 2, 2)
+    halves = quarters[..., ::-1, :].transpose(1, 2, 0, 4, 5, 3)
+    cells = np.ascontiguousarray(halves).reshape(n, -1)
+    z = np.empty(cells.shape, dtype=np.float32)
+    np.take(quantiles(), cells, out=z, mode="wrap")  # no cell is outside, and none is checked
+    row, output = np.divmod(np.flatnonzero(cells + np.uint16(1) <= 1), cells.shape[1])
     if row.size:
         name = tag(keys.segment, reading, TAIL)
         words = random_words(keys.key, keys.rows[row], name, output.astype(np.uint64))
         z[row, output] = outer(cells[row, output], words[0], words[1])
-    return z
+    return z[:, :count]
 
 
 def source_normals(keys: NoiseKeys, exposure: int, count: int) -> np.ndarray:

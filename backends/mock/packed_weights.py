@@ -9,6 +9,7 @@ only those that are new.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
@@ -63,20 +64,28 @@ def can_pack(parameters: MockParameters, length: int) -> bool:
 class PackedWeights:
     """Weight matrices [m, M, K] as bytes, and what their products need.
 
-    Attributes
+    Parameters
     ----------
     shape : (m, M, K)
+    kept : `kept_arrays` of the same weights; None takes them from `grow`
+
+    Attributes
+    ----------
     segments : first column, length, and first stored column of each, int64 [segments, 3]
     saturated : number of weights of each segment that exceeded their calibrated scale
     """
 
     def __init__(
-        self, weights: np.ndarray, parameters: MockParameters, ranges: Ranges | None
+        self,
+        shape: tuple[int, ...],
+        parameters: MockParameters,
+        ranges: Ranges | None,
+        kept: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         self._parameters, self._ranges = parameters, ranges
-        self.shape = (weights.shape[0], 0, 0)
-        self.saturated: list[int] = []
-        self.segments = np.zeros((0, 3), dtype=np.int64)
+        self.shape = (shape[0], 0, 0) if kept is None else shape
+        self.saturated: list[int] = [] if kept is None else kept["saturated"].tolist()
+        self.segments = self._segments(self.shape[2])
         self._plain: tuple[Any, ...] | None = None
         self._converted: Ranges | str | None = "none yet"
         profile = parameters.profile
@@ -85,8 +94,15 @@ class PackedWeights:
         self._levels, self._leak = levels(profile.weight_bits), modulator_leak(profile)
         bench = bench_constants(parameters)
         self._bench, self._value_unit = tuple(bench), bench.value_unit
-        self._arrays = self._space(weights.shape[1], weights.shape[2])
-        self.grow(weights)
+        if kept is None:
+            self._arrays = self._space(*shape[1:])
+        else:
+            self._arrays = dict(kept) | self._no_converters(shape[1], len(self.segments))
+
+    def kept_arrays(self) -> dict[str, np.ndarray]:
+        """Return what the weights follow from, but for the converters, which need ranges."""
+        arrays = {n: array for n, array in self._arrays.items() if n not in _CONVERTERS}
+        return arrays | {"saturated": np.array(self.saturated, dtype=np.int64)}
 
     # --- weights ---------------------------------------------------------------------------------
 
@@ -130,7 +146,7 @@ class PackedWeights:
         place = (rows.start, rows.stop, s, begin, last)
         rule = (self._levels, centre, self._lit, self._bench)
         pack = compiled_loops().pack_weights
-        self.saturated[s] += pack(weights, scales, place, rule, self._fields())
+        self.saturated[s] += pack(weights, scales, place, rule, self.fields())
         peaks = self._arrays["scale"][:, s, rows]
         if self._is_offset:
             self._add_digital(s, rows, scales[1], last - int(self.segments[s, 0]))
@@ -215,8 +231,7 @@ class PackedWeights:
             bytes_ = np.full((matrices, tiles, stored // 4, _TILE, 4), 128, dtype=np.uint8)
         else:
             bytes_ = np.zeros((matrices, outputs, stored), dtype=np.int8)
-        floats = {name: np.ones((*each, outputs), np.float32) for name in _CONVERTERS}
-        return floats | {
+        return self._no_converters(outputs, len(segments)) | {
             "bytes": bytes_,
             "sums": np.zeros((*each, 2, outputs), dtype=np.int32),
             "columns": np.zeros((matrices, stored if has_columns else 0), dtype=np.int64),
@@ -226,6 +241,11 @@ class PackedWeights:
             "largest": np.full(len(segments), np.inf),
             "low": np.zeros(offset),
             "total": np.zeros(offset),
+        }
+
+    def _no_converters(self, outputs: int, segments: int) -> dict[str, np.ndarray]:
+        return {
+            name: np.ones((self.shape[0], segments, outputs), np.float32) for name in _CONVERTERS
         }
 
     def _reserve(self, outputs: int, length: int) -> None:
@@ -254,10 +274,11 @@ class PackedWeights:
                 self._convert(ranges, s, slice(0, self.shape[1]))
             self._converted, self._plain = ranges, None
         if self._plain is None:
-            self._plain = self._fields()
+            self._plain = self.fields()
         return self._plain
 
-    def _fields(self) -> tuple[Any, ...]:
+    def fields(self) -> tuple[Any, ...]:
+        """Return `kernels.ByteWeights` as a plain tuple, for loops that read no converter."""
         arrays = self._arrays
         of_weights = (*_OF_WEIGHTS, *_CONVERTERS)
         return (

@@ -14,7 +14,7 @@ ShownProfile = Annotated[
     str | None, typer.Option(help="Show the constants of this profile, with their sources.")
 ]
 ClearCache = Annotated[
-    bool, typer.Option("--clear-cache", help="Empty the cache of read-out ranges first.")
+    bool, typer.Option("--clear-cache", help="Empty the cache of ranges and encoded weights first.")
 ]
 _EXTRAS = {  # extra -> packages that it installs, as they are imported
     "fast": ("numba", "onnxruntime"),

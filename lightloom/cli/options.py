@@ -85,7 +85,7 @@ NoCache = Annotated[
     bool,
     typer.Option(
         "--no-cache",
-        help="Neither use nor keep read-out ranges of other runs (see doctor).",
+        help="Neither use nor keep ranges and encoded weights of other runs (see doctor).",
         callback=_switch_cache,
     ),
 ]
