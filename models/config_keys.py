@@ -90,6 +90,27 @@ def check_keys(
             )
 
 
+def own_names(document: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Return a config.json with a family's own names for keys that have other names elsewhere.
+
+    Parameters
+    ----------
+    names : name elsewhere -> own name
+
+    Raises
+    ------
+    ValueError : when both names are there, with different values
+    """
+    result = dict(document)
+    for other, own in names.items():
+        value = result.pop(other, None)
+        if value is not None and result.setdefault(own, value) != value:
+            raise ValueError(
+                f"{other} = {value!r} and {own} = {result[own]!r} are one setting; remove one"
+            )
+    return result
+
+
 def is_off(value: Any) -> bool:
     """Return whether a setting is off: null, false, zero or empty."""
     return value is None or value in (False, "", [], {})

@@ -160,6 +160,11 @@ class Model:
         return str(self.family.TASK)
 
     @property
+    def head(self) -> str:
+        """The head of an encoder, such as "token classification"; "" is one without a head."""
+        return getattr(self.config, "head", "")
+
+    @property
     def parameters(self) -> int:
         """Number of weights that its matrix products use."""
         static = [m for m in self.whole_program.matmuls if not m.dynamic]
@@ -200,7 +205,7 @@ class Model:
     @property
     def whole_program(self) -> Program:
         """The program with every product that the model has."""
-        return self.program("sentence" if self.task == "encoder" else "logits")
+        return self.program("sentence" if self.task == "encoder" and not self.head else "logits")
 
     def executor(
         self, backend: Backend | str | None = None, placement: str | Placement = DEFAULT_POLICY
@@ -284,15 +289,16 @@ class Model:
 
         Returns
         -------
-        float32: logits [batch, sequence, vocabulary], hidden states [batch, sequence, d] of an
-        encoder, or class logits [batch, classes]
+        float32: logits [batch, sequence, vocabulary], class logits [batch, classes] or
+        [batch, sequence, classes], or hidden states [batch, sequence, d] of an encoder without a
+        head
 
         Raises
         ------
         InputError : for tokens out of the vocabulary, more of them than the context, images of
             another size, numbers that are not finite
         """
-        ending = "hidden" if self.task == "encoder" else "logits"
+        ending = "hidden" if self.task == "encoder" and not self.head else "logits"
         executor = self.executor(backend, placement)
         return self.run_pass(executor, ending, tokens_or_images, lengths, cache)
 

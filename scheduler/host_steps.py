@@ -134,15 +134,21 @@ def embed(
     table: np.ndarray,
     positions: np.ndarray | None = None,
     types: np.ndarray | None = None,
+    padding: int | None = None,
 ) -> np.ndarray:
     """Look up tokens [B, T], add learned positions and the first token type: [B, T, d].
 
     Parameters
     ----------
     table : float32 [vocabulary, d], or what returns such rows by `table[tokens]`
+    padding : token that is not counted and has the position of its own number; the other tokens
+        have the positions after it (RoBERTa); None counts all tokens from 0
     """
     x: np.ndarray = table[tokens]
-    if positions is not None:
+    if positions is not None and padding is not None:
+        is_counted = tokens != padding
+        x += positions[padding + is_counted * np.cumsum(is_counted, axis=1)]
+    elif positions is not None:
         x += positions[past : past + tokens.shape[1]]
     if types is not None:
         x += types[0]

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import Field
 
 from ...scheduler import BATCH, NEW, Program, ProgramBuilder, shape
-from ..config_keys import check_keys, is_count
+from ..config_keys import check_keys
 from .blocks import (
     MOST_LAYERS,
     Activation,
@@ -16,12 +16,12 @@ from .blocks import (
     begin,
     check_heads,
 )
+from .heads import class_names
 
 TASK = "vision"
 PREFIX = "vit."
 BUFFERS = r"pooler\.dense\.(weight|bias)|embeddings\.mask_token"
 OTHER_HEADS = r"decoder\..*"
-_MOST_CLASSES = 1 << 20
 
 
 class Config(FamilyConfig):
@@ -52,15 +52,7 @@ def read_config(document: Mapping[str, Any]) -> Config:
     """Check a config.json."""
     check_keys(document, Config, {}, _IGNORED)
     document = {key: _side(key, value) for key, value in document.items()}
-    count = document.get("num_labels", 2)  # counts the classes when they have no names
-    if not is_count(count) or count > _MOST_CLASSES:
-        raise ValueError(f"num_labels = {count!r} is not a number of classes")
-    names = document.get("id2label")
-    if names is None:
-        names = {index: f"class {index}" for index in range(count)}
-    if isinstance(names, Mapping):
-        names = {str(index): str(name) for index, name in names.items()}
-    config = Config(**{**document, "id2label": names})
+    config = Config(**{**document, "id2label": class_names(document)})
     check_heads(config.width, config.heads)
     if config.image % config.patch:
         raise ValueError(
@@ -117,7 +109,9 @@ def _embedding(config: Config, p: ProgramBuilder) -> str:
 def _attention(config: Config, layer: LayerWriter, at: str, x: str) -> str:
     """Add norm, self-attention with the weights at a prefix, and residual."""
     h = layer.norm("attention.norm", x, f"{at}.layernorm_before", config.epsilon)
-    return layer.encoder_attention(h, x, at, "attention", config.heads, config.bias)
+    weights = [f"{at}.attention.attention.{part}" for part in ("query", "key", "value")]
+    output = f"{at}.attention.output.dense"
+    return layer.encoder_attention(h, x, weights, output, config.heads, config.bias)
 
 
 def _mlp(config: Config, layer: LayerWriter, at: str, x: str) -> str:
