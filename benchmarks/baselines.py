@@ -263,9 +263,19 @@ class _Kept:
 def _embeddings(torch: Any) -> dict[str, Callable[..., Any]]:
     """Return the functions of steps that make rows of the inputs, and results of the rows."""
 
-    def embed(tokens: Any, past: int, table: Any, positions: Any = None, types: Any = None) -> Any:
-        x = table[tokens]
-        x = x if positions is None else x + positions[past : past + tokens.shape[1]]
+    def embed(
+        tokens: Any,
+        past: int,
+        table: Any,
+        positions: Any = None,
+        types: Any = None,
+        padding: int | None = None,
+    ) -> Any:
+        x, places = table[tokens], slice(past, past + tokens.shape[1])
+        if padding is not None:
+            is_counted = tokens != padding
+            places = padding + is_counted * is_counted.cumsum(1)
+        x = x if positions is None else x + positions[places]
         return x if types is None else x + types[0]
 
     def patches(images: Any, size: int) -> Any:

@@ -71,7 +71,7 @@ class Job:
         """The ending of the program that is run."""
         if self.new_tokens:
             return "last"
-        return "sentence" if self.model.task == "encoder" else "logits"
+        return self.model.whole_ending
 
     @property
     def unit(self) -> str:

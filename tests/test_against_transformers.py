@@ -150,3 +150,41 @@ def test_qwen3_with_and_without_a_cache(saved: Saved, name: str) -> None:
     parts = [loaded.forward(tokens[:, :4], cache=cache)]
     parts += [loaded.forward(tokens[:, i : i + 1], cache=cache) for i in range(4, 11)]
     assert relative(np.concatenate(parts, axis=1), out) < TOLERANCE
+
+
+TEXTS = ["a cat", "  two  spaces", "caf\u00e9 cats\n\tsit.", "x<mask> a", "", "\u4e2d a\u0301"]
+
+
+def test_the_tokenizer_of_xlm_roberta(saved: Saved) -> None:
+    pieces = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
+    words = (
+        "\u2581 \u2581a \u2581cat s \u2581s it . \u2581two \u2581sp aces a c t \u00e9 caf".split()
+    )
+    pieces += [(word, -1.0 - 0.3 * number) for number, word in enumerate(words)]
+    pieces += [("<mask>", 0.0)]
+    _, folder = saved("XLMRoberta", "Model", **SHAPES["XLMRoberta"])
+    right = transformers.XLMRobertaTokenizer(vocab=pieces)
+    right.save_pretrained(folder)
+    found = load_model(folder).tokenizer
+    for text in TEXTS:
+        assert found.encode(text) == right(text).input_ids, text
+        assert found.decode(found.encode(text)) == right.decode(
+            right(text).input_ids, skip_special_tokens=True
+        )
+
+
+@pytest.mark.parametrize("has_prefix_space", [False, True])
+def test_the_tokenizer_of_roberta(saved: Saved, has_prefix_space: bool) -> None:
+    letters = "abcefinopstwx.<>\u0120"
+    words = ["<s>", "<pad>", "</s>", "<unk>", *letters, "ca", "cat", "\u0120cat", "<mask>"]
+    merges = [("c", "a"), ("ca", "t"), ("\u0120", "cat")]
+    _, folder = saved("Roberta", "Model", **SHAPES["Roberta"])
+    right = transformers.RobertaTokenizer(
+        vocab={word: number for number, word in enumerate(words)},
+        merges=merges,
+        add_prefix_space=has_prefix_space,
+    )
+    right.save_pretrained(folder)
+    found = load_model(folder).tokenizer
+    for text in ("cat cats", " cat", "x<mask> cat"):
+        assert found.encode(text) == right(text).input_ids, text

@@ -32,6 +32,7 @@ VARIANTS = (
     "mistral_window",
     "vit_unnormalised",
     "vit_unrescaled",
+    "qwen3",
 )
 
 
@@ -85,6 +86,7 @@ def test_variants_are_not_their_defaults(variant: Any, name: str) -> None:
         "bert_decoder": {"is_decoder": False},
         "llama_linear": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
         "mistral_window": {"sliding_window": None},
+        "qwen3": {"rms_norm_eps": 0.1},
     }
     if name == "llama_biases":
         configure(folder, attention_bias=False, mlp_bias=False)

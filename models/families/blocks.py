@@ -257,6 +257,7 @@ def add_embedding(
     ----------
     padding : token after whose number positions begin, and which has none; None: they begin at 0
     """
+    parameters: dict[str, Any] = {} if padding is None else {"padding": padding}
     return p.host(
         "embedding",
         "embedding",
@@ -265,7 +266,7 @@ def add_embedding(
         (shape(BATCH, NEW, width),),
         weights={key: weight for key, (weight, _) in tables.items()},
         stored={key: (rows, width) for key, (_, rows) in tables.items()},
-        **({} if padding is None else {"padding": padding}),
+        **parameters,
     )
 
 
