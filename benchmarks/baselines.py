@@ -294,6 +294,7 @@ def _embeddings(torch: Any) -> dict[str, Callable[..., Any]]:
         "embed": embed,
         "patches": patches,
         "embed_patches": embed_patches,
+        "flatten": lambda x: x.flatten(1),
         "pool": pool,
         "unit_length": lambda x: torch.nn.functional.normalize(x, dim=-1),
         "last_row": lambda x: x[:, -1:],
@@ -358,7 +359,12 @@ def _row_steps(torch: Any) -> dict[str, Callable[..., Any]]:
     def add_residual(x: Any, stream: Any, bias: Any = None) -> Any:
         return x + stream if bias is None else x + stream + bias
 
+    def quantise(x: Any, levels: int, low: float, high: float) -> Any:
+        step = (high - low) / (levels - 1)
+        return ((x.clamp(low, high) - low) / step).round() * step + low
+
     return {
+        "quantise": quantise,
         "layer_norm": layer_norm,
         "rms_norm": rms_norm,
         "add_residual": add_residual,

@@ -12,7 +12,7 @@ from typing import Any
 from ..instruments import InputError
 from ..instruments.errors import import_extra
 from .config_keys import read_json
-from .families import bert, distilbert, gpt2, llama, roberta, vit
+from .families import bert, distilbert, gpt2, layers, llama, roberta, vit
 from .generation import Generation, read_generation
 from .gguf_file import open_gguf, split_set
 from .gguf_header import has_magic
@@ -28,6 +28,7 @@ FAMILIES: Mapping[str, ModuleType] = {
     "camembert": roberta,
     "distilbert": distilbert,
     "gpt2": gpt2,
+    "layers": layers,
     "llama": llama,
     "mistral": llama,
     "qwen2": llama,

@@ -141,9 +141,9 @@ class Model:
         sizes = [
             format_counted(config.layers, "layer"),
             f"width {config.width:,}",
-            format_counted(config.heads, "head"),
-            f"context {config.context:,}",
         ]
+        if hasattr(config, "heads"):
+            sizes += [format_counted(config.heads, "head"), f"context {config.context:,}"]
         if self.task != "vision":
             sizes.append(f"vocabulary {config.vocabulary:,}")
         return short_lines(

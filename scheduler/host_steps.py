@@ -163,6 +163,12 @@ def patches(images: np.ndarray, *, size: int) -> np.ndarray:
     return grid.transpose(0, 2, 4, 1, 3, 5).reshape(batch, -1, channels * size * size)
 
 
+@host_step(operations=0)
+def flatten(x: np.ndarray) -> np.ndarray:
+    """Make an image [B, ...] a vector [B, K]."""
+    return np.ascontiguousarray(x).reshape(len(x), -1)
+
+
 @host_step(operations=1)
 def embed_patches(
     x: np.ndarray, *, bias: np.ndarray, token: np.ndarray, positions: np.ndarray
@@ -314,6 +320,19 @@ def gate(x: np.ndarray, up: np.ndarray, *, function: str, scratch: bool = False)
 def clip(x: np.ndarray, *, limit: float) -> np.ndarray:
     """Clip activations to +-limit, as optical Transformers are trained to allow."""
     return np.clip(x, -limit, limit)
+
+
+@host_step(operations=5)
+def quantise(x: np.ndarray, *, levels: int, low: float, high: float) -> np.ndarray:
+    """Round to the nearest of equally spaced levels from low to high, and clip beyond."""
+    step = np.float32((high - low) / (levels - 1))
+    result = np.clip(x, np.float32(low), np.float32(high))
+    result -= np.float32(low)
+    result /= step
+    np.rint(result, out=result)
+    result *= step
+    result += np.float32(low)
+    return np.asarray(result)
 
 
 def gelu(x: np.ndarray) -> None:

@@ -236,8 +236,8 @@ class LayerWriter:
         return self.program.host(name, "layout", "append_state", (x, state), (all_tokens,))
 
 
-def begin(*, images: tuple[int, int, int] | None = None) -> ProgramBuilder:
-    """Begin a program over tokens [B, T], or over images [B, C, H, W]."""
+def begin(*, images: tuple[int, ...] | None = None) -> ProgramBuilder:
+    """Begin a program over tokens [B, T], or over images [B, C, H, W] or vectors [B, K]."""
     p = ProgramBuilder()
     if images is None:
         p.input("tokens", shape(BATCH, NEW))

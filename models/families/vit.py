@@ -40,6 +40,11 @@ class Config(FamilyConfig):
     names: Mapping[str, str] = Field(alias="id2label", min_length=1)
 
     @property
+    def image_shape(self) -> list[int]:
+        """Channels, height and width of an image."""
+        return [self.channels, self.image, self.image]
+
+    @property
     def context(self) -> int:
         """Tokens of one image: its patches and the class token."""
         return (self.image // self.patch) ** 2 + 1
@@ -69,7 +74,7 @@ def _side(key: str, value: Any) -> Any:
 
 def program(config: Config, ending: str) -> Program:
     """Write the forward pass; `ending` is "logits"."""
-    p = begin(images=(config.channels, config.image, config.image))
+    p = begin(images=tuple(config.image_shape))
     x = _embedding(config, p)
     add_mask(p, x, causal=False)
     for i in range(config.layers):
