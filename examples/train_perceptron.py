@@ -28,6 +28,7 @@ import argparse
 import shutil
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +61,7 @@ class Training:
 def initial(widths: list[int], chance: np.random.Generator) -> Parameters:
     """Draw the weights of each layer, and zero biases."""
     parameters: Parameters = []
-    for inputs, outputs in zip(widths, widths[1:], strict=False):
+    for inputs, outputs in pairwise(widths):
         parameters.append(chance.standard_normal((outputs, inputs)) * np.sqrt(2 / inputs))
         parameters.append(np.zeros(outputs))
     return parameters
@@ -83,13 +84,18 @@ def shot_noise(
 ) -> np.ndarray:
     """Draw the noise of x [n, k] times weight [m, k] on light: [n, m].
 
-    Inputs and weights become transmissions of 0 to 1 by their smallest and largest value (the
-    encoding "offset"). `photons` is the mean number detected for each multiplication of an input.
+    Each input and each row of the weight become transmissions of 0 to 1 by their smallest and
+    largest value (the encoding "offset"). `photons` is the mean number detected for each
+    multiplication of an input.
     """
-    x_range, w_range = np.ptp(x, axis=1, keepdims=True) + 1e-9, np.ptp(weight)
-    light = ((x - x.min(axis=1, keepdims=True)) / x_range) @ ((weight - weight.min()) / w_range).T
-    of_full = photons * x.shape[1] / (light.mean(axis=1, keepdims=True) + 1e-9)
-    deviation = x_range * w_range * np.sqrt(light / of_full)
+    transmissions, ranges = [], []
+    for array in (x, weight):
+        lowest, span = array.min(axis=1, keepdims=True), np.ptp(array, axis=1, keepdims=True)
+        ranges.append(np.maximum(span, 1e-9))
+        transmissions.append((array - lowest) / ranges[-1])
+    light = transmissions[0] @ transmissions[1].T
+    of_full = photons * x.shape[1] / np.maximum(light.mean(axis=1, keepdims=True), 1e-9)
+    deviation = ranges[0] * ranges[1].T * np.sqrt(light / of_full)
     return np.asarray(deviation * chance.standard_normal(light.shape))
 
 
