@@ -8,7 +8,7 @@ from pydantic import Field
 
 from ...scheduler import BATCH, Program, ProgramBuilder, shape
 from ...scheduler.host_steps import NON_NEGATIVE_ACTIVATIONS
-from ..config_keys import is_count
+from ..config_keys import class_names
 from ..sentence import SentenceHead
 from .blocks import FamilyConfig, LayerWriter
 
@@ -20,7 +20,6 @@ _CLASSES: Mapping[str, Head] = {  # the end of a class's name in transformers
     "ForSequenceClassification": "sequence classification",
     "ForTokenClassification": "token classification",
 }
-_MOST_CLASSES = 1 << 20
 
 
 class EncoderConfig(FamilyConfig):
@@ -74,19 +73,6 @@ def read_head(document: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"architectures = {classes!r} is not a list of names")
     heads = (head for end, head in _CLASSES.items() if classes[0].endswith(end))
     return {"head": next(heads, ""), "id2label": class_names(document)}
-
-
-def class_names(document: Mapping[str, Any]) -> Any:
-    """Return the names of a classifier's classes; `num_labels` counts those without names."""
-    count = document.get("num_labels", 2)
-    if not is_count(count) or count > _MOST_CLASSES:
-        raise ValueError(f"num_labels = {count!r} is not a number of classes")
-    names = document.get("id2label")
-    if names is None:
-        names = {index: f"class {index}" for index in range(count)}
-    if isinstance(names, Mapping):
-        names = {str(index): str(name) for index, name in names.items()}
-    return names
 
 
 def finish(

@@ -12,9 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ...scheduler import BATCH, Program, shape
 from ...scheduler.host_steps import NON_NEGATIVE_ACTIVATIONS
-from ..config_keys import check_keys
+from ..config_keys import check_keys, class_names
 from .blocks import MOST_LAYERS, FamilyConfig, LayerWriter, begin
-from .heads import class_names
 
 TASK = "vision"
 PREFIX = ""

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import Field
 
 from ...scheduler import BATCH, NEW, Program, ProgramBuilder, shape
-from ..config_keys import check_keys
+from ..config_keys import check_keys, class_names
 from .blocks import (
     MOST_LAYERS,
     Activation,
@@ -16,7 +16,6 @@ from .blocks import (
     begin,
     check_heads,
 )
-from .heads import class_names
 
 TASK = "vision"
 PREFIX = "vit."
