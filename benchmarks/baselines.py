@@ -263,9 +263,19 @@ class _Kept:
 def _embeddings(torch: Any) -> dict[str, Callable[..., Any]]:
     """Return the functions of steps that make rows of the inputs, and results of the rows."""
 
-    def embed(tokens: Any, past: int, table: Any, positions: Any = None, types: Any = None) -> Any:
-        x = table[tokens]
-        x = x if positions is None else x + positions[past : past + tokens.shape[1]]
+    def embed(
+        tokens: Any,
+        past: int,
+        table: Any,
+        positions: Any = None,
+        types: Any = None,
+        padding: int | None = None,
+    ) -> Any:
+        x, places = table[tokens], slice(past, past + tokens.shape[1])
+        if padding is not None:
+            is_counted = tokens != padding
+            places = padding + is_counted * is_counted.cumsum(1)
+        x = x if positions is None else x + positions[places]
         return x if types is None else x + types[0]
 
     def patches(images: Any, size: int) -> Any:
@@ -284,6 +294,7 @@ def _embeddings(torch: Any) -> dict[str, Callable[..., Any]]:
         "embed": embed,
         "patches": patches,
         "embed_patches": embed_patches,
+        "flatten": lambda x: x.flatten(1),
         "pool": pool,
         "unit_length": lambda x: torch.nn.functional.normalize(x, dim=-1),
         "last_row": lambda x: x[:, -1:],
@@ -348,7 +359,12 @@ def _row_steps(torch: Any) -> dict[str, Callable[..., Any]]:
     def add_residual(x: Any, stream: Any, bias: Any = None) -> Any:
         return x + stream if bias is None else x + stream + bias
 
+    def quantise(x: Any, levels: int, low: float, high: float) -> Any:
+        step = (high - low) / (levels - 1)
+        return ((x.clamp(low, high) - low) / step).round() * step + low
+
     return {
+        "quantise": quantise,
         "layer_norm": layer_norm,
         "rms_norm": rms_norm,
         "add_residual": add_residual,

@@ -71,7 +71,7 @@ class Job:
         """The ending of the program that is run."""
         if self.new_tokens:
             return "last"
-        return "sentence" if self.model.task == "encoder" else "logits"
+        return self.model.whole_ending
 
     @property
     def unit(self) -> str:
@@ -120,8 +120,7 @@ def make_job(
     config = model.config
     first: np.ndarray
     if model.task == "vision":
-        shape = (batch, config.channels, config.image, config.image)
-        first = chance.standard_normal(shape, dtype=np.float32)
+        first = chance.standard_normal((batch, *config.image_shape), dtype=np.float32)
     else:
         first = chance.integers(0, config.vocabulary, (batch, sizes["new"]))
     later = tuple(

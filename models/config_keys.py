@@ -38,6 +38,7 @@ _IGNORED = frozenset(
     """.split()
 )
 _DROPOUT = re.compile(r"(.*_)?(dropout|pdrop)(_prob|_rate|_p)?")  # only in training
+_MOST_CLASSES = 1 << 20
 # of every family: keys that have no effect at these values
 _COMPUTED_ONLY: Mapping[str, Any] = {
     "add_cross_attention": False,
@@ -88,6 +89,40 @@ def check_keys(
                 f"{key} = {value!r} is unknown to lightloom, and may change the results; if it "
                 "does not, remove the key"
             )
+
+
+def own_names(document: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Return a config.json with a family's own names for keys that have other names elsewhere.
+
+    Parameters
+    ----------
+    names : name elsewhere -> own name
+
+    Raises
+    ------
+    ValueError : when both names are there, with different values
+    """
+    result = dict(document)
+    for other, own in names.items():
+        value = result.pop(other, None)
+        if value is not None and result.setdefault(own, value) != value:
+            raise ValueError(
+                f"{other} = {value!r} and {own} = {result[own]!r} are one setting; remove one"
+            )
+    return result
+
+
+def class_names(document: Mapping[str, Any]) -> Any:
+    """Return the names of a classifier's classes; `num_labels` counts those without names."""
+    count = document.get("num_labels", 2)
+    if not is_count(count) or count > _MOST_CLASSES:
+        raise ValueError(f"num_labels = {count!r} is not a number of classes")
+    names = document.get("id2label")
+    if names is None:
+        names = {index: f"class {index}" for index in range(count)}
+    if isinstance(names, Mapping):
+        names = {str(index): str(name) for index, name in names.items()}
+    return names
 
 
 def is_off(value: Any) -> bool:

@@ -18,7 +18,7 @@ from ..instruments.errors import import_extra
 from .gguf_header import TensorEntry, read_header
 from .weights import MappedFile, Stored, Weights, mapped_tensor
 
-ARCHITECTURES = ("llama", "qwen2")
+ARCHITECTURES = ("llama", "qwen2", "qwen3")
 _SPLIT = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf", re.IGNORECASE)
 
 
@@ -55,7 +55,7 @@ def open_gguf(path: Path) -> GgufModel:
     if kind not in ARCHITECTURES:
         raise InputError(
             f"{path} is of architecture {kind!r}; lightloom reads "
-            f"{' and '.join(ARCHITECTURES)} from GGUF, and more from Hugging Face folders"
+            f"{', '.join(ARCHITECTURES)} from GGUF, and more from Hugging Face folders"
         )
     if metadata.get("general.type", "model") != "model":
         raise InputError(
@@ -274,7 +274,9 @@ _NAMES = {
     "output": "lm_head",
     "attn_norm": "input_layernorm",
     "attn_q": "self_attn.q_proj",
+    "attn_q_norm": "self_attn.q_norm",
     "attn_k": "self_attn.k_proj",
+    "attn_k_norm": "self_attn.k_norm",
     "attn_v": "self_attn.v_proj",
     "attn_output": "self_attn.o_proj",
     "ffn_norm": "post_attention_layernorm",

@@ -110,10 +110,10 @@ class ModelInputs:
         return tokens
 
     def images(self, data: Any) -> np.ndarray:
-        """Return checked and normalised images [batch, channels, height, width], float32."""
+        """Return checked and normalised images or vectors [batch, ...], float32."""
         images = np.asarray(data)
-        wanted = (self.config.channels, self.config.image, self.config.image)
-        if images.ndim != 4 or images.shape[1:] != wanted or not len(images):
+        wanted = tuple(self.config.image_shape)
+        if images.shape[1:] != wanted or not images.size:
             raise InputError(
                 f"images of shape {images.shape} do not fit {self.name!r}: give "
                 f"[batch, {', '.join(map(str, wanted))}]"
@@ -136,7 +136,7 @@ class ModelInputs:
             path = self.source / "data.safetensors"
             if path.is_file() and "calibration_images" in read_safetensors(path):
                 return load_arrays(path)["calibration_images"]
-            size = (_CALIBRATION_IMAGES, self.config.channels, self.config.image, self.config.image)
+            size = (_CALIBRATION_IMAGES, *self.config.image_shape)
             return generator.standard_normal(size).astype(np.float32)
         length = min(_CALIBRATION_TOKENS, self.config.context)
         if rows_of is None:
@@ -182,7 +182,9 @@ def _normalised(images: np.ndarray, path: Path) -> np.ndarray:
         result *= factor
     if _is_asked(settings, "do_normalize", path):
         mean, std = (
-            _numbers(settings, key, 0.5, images.shape[1], path)[:, None, None]
+            _numbers(settings, key, 0.5, images.shape[1], path).reshape(
+                -1, *[1] * (images.ndim - 2)
+            )
             for key in ("image_mean", "image_std")
         )
         if not (std > 0).all():

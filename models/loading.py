@@ -12,7 +12,7 @@ from typing import Any
 from ..instruments import InputError
 from ..instruments.errors import import_extra
 from .config_keys import read_json
-from .families import bert, gpt2, llama, vit
+from .families import bert, distilbert, gpt2, layers, llama, roberta, vit
 from .generation import Generation, read_generation
 from .gguf_file import open_gguf, split_set
 from .gguf_header import has_magic
@@ -25,11 +25,17 @@ from .weights import Weights, read_folder
 SHIPPED = Path(__file__).parent / "shipped"
 FAMILIES: Mapping[str, ModuleType] = {
     "bert": bert,
+    "camembert": roberta,
+    "distilbert": distilbert,
     "gpt2": gpt2,
+    "layers": layers,
     "llama": llama,
     "mistral": llama,
     "qwen2": llama,
+    "qwen3": llama,
+    "roberta": roberta,
     "vit": vit,
+    "xlm-roberta": roberta,
 }
 _LAYER = re.compile(r"(?:^|\.)(?:h|layer|layers)\.([0-9]{1,9})\.")
 _WRAPPERS = ("module.", "_orig_mod.")  # prefixes of torch's parallel and compiled modules
@@ -115,6 +121,8 @@ def _open_folder(folder: Path, name: str) -> Model:
     document = read_json(folder / "config.json")
     family = _family(document.get("model_type"), folder / "config.json")
     weights = read_folder(folder)
+    if (whole / "modules.json").is_file():  # it names what follows the hidden states
+        document = {**document, "architectures": []}
     generation = read_generation(document, folder)
     head = SentenceHead()
     if family.TASK == "encoder":
@@ -198,18 +206,35 @@ def _newer_name(name: str) -> str:
     return name
 
 
+def _copies(model: Model, wanted: Mapping[str, Any]) -> dict[str, str]:
+    """Return the tensors that a file may hold twice: name -> name of the one that is used."""
+    family, found = model.family, dict[str, str]()
+    if model.task == "language":
+        found = {"lm_head.weight": family.head_weight(model.config)}
+    elif model.task == "encoder":
+        found = family.HEADS.copies(model.config)
+    return {name: used for name, used in found.items() if name not in wanted}
+
+
 def _untied(model: Model, wanted: Mapping[str, Any], weights: Weights) -> Weights:
-    """Return weights with tied embeddings under their own name; a file may name only the head."""
-    if model.task != "language" or "lm_head.weight" in wanted or "lm_head.weight" not in weights:
-        return weights
-    table = model.family.head_weight(model.config)
-    if table in weights:
-        return weights
-    return weights.renamed(lambda name: table if name == "lm_head.weight" else name)
+    """Return weights with tied tensors under their own names; a file may name only the copies."""
+    copies = _copies(model, wanted)
+    alone = {copy: used for copy, used in copies.items() if copy in weights and used not in weights}
+    return weights.renamed(lambda name: alone.get(name, name)) if alone else weights
 
 
 def _check_head(model: Model, wanted: Mapping[str, Any], weights: Weights) -> None:
-    """Refuse a model without the head that its family's program ends with."""
+    """Refuse a model without the head that its program ends with."""
+    if model.head:
+        body = model.program("hidden").weight_shapes
+        missing = [name for name in wanted if name not in body and name not in weights]
+        if missing:
+            raise InputError(
+                f"{model.source} holds no {missing[0]}, of the {model.head} that architectures in "
+                "config.json names; take a file that was saved with it, or remove that key to get "
+                "hidden states"
+            )
+        return
     for name, what in (("lm_head.weight", "language model"), ("classifier.weight", "classifier")):
         if name in wanted and name not in weights:
             others = sorted(tensor for tensor in weights if re.match(r"(score|qa_)", tensor))
@@ -225,14 +250,15 @@ def _used(model: Model, wanted: Mapping[str, Any], weights: Weights) -> Weights:
     """Return the used weights; drop buffers and heads for other tasks, refuse all others."""
     family, left = model.family, set(weights) - set(wanted)
     buffers = {name for name in left if re.fullmatch(family.BUFFERS, name)}
-    heads = {name for name in left - buffers if re.fullmatch(family.OTHER_HEADS, name)}
-    if "lm_head.weight" in left and "lm_head.weight" not in heads:  # of tied embeddings
-        if not weights.are_equal("lm_head.weight", family.head_weight(model.config)):
+    for name, used in _copies(model, wanted).items():
+        if name in left and not weights.are_equal(name, used):
+            what = "the embedding" if name.endswith("weight") else used
             raise InputError(
-                f"{model.source}: tie_word_embeddings is true, but the stored lm_head.weight is "
-                "not the embedding; set the key to false to use it, or remove the tensor"
+                f"{model.source}: tie_word_embeddings is {str(model.config.tied).lower()}, but the "
+                f"stored {name} is not {what}; change the key, or remove the tensor"
             )
-        buffers.add("lm_head.weight")
+        buffers |= {name} & left
+    heads = {name for name in left - buffers if re.fullmatch(family.OTHER_HEADS, name)}
     unused = sorted(weights.stored[name].name or name for name in left - buffers - heads)
     if unused:
         more = f" and {len(unused) - 3} more" if len(unused) > 3 else ""

@@ -15,17 +15,16 @@ from ..instruments import InputError
 from ..instruments.formatting import format_count, format_counted
 from ..instruments.text import short_lines
 from ..scheduler import DEFAULT_POLICY, Executor, Placement, Program, State
-from ..scheduler.host_steps import unit_length
 from .families.blocks import loss_program
 from .generation import Generation, check_sampling, text_of
-from .inputs import ModelInputs, padded
+from .inputs import ModelInputs
 from .sentence import SentenceHead
+from .sentence_calls import check_classes, classify, embed
 from .tokenizer import Tokenizer
 from .weights import Weights
 
 _ROWS_PER_PASS = 2
 _LOGITS_PER_PASS = 1 << 21  # values of logits in memory while a loss is computed
-_SENTENCES_PER_PASS = 32
 
 
 class Cache:
@@ -142,9 +141,9 @@ class Model:
         sizes = [
             format_counted(config.layers, "layer"),
             f"width {config.width:,}",
-            format_counted(config.heads, "head"),
-            f"context {config.context:,}",
         ]
+        if hasattr(config, "heads"):
+            sizes += [format_counted(config.heads, "head"), f"context {config.context:,}"]
         if self.task != "vision":
             sizes.append(f"vocabulary {config.vocabulary:,}")
         return short_lines(
@@ -158,6 +157,11 @@ class Model:
     def task(self) -> str:
         """The task of the model: "language", "encoder" or "vision"."""
         return str(self.family.TASK)
+
+    @property
+    def head(self) -> str:
+        """The head of an encoder, such as "token classification"; "" is one without a head."""
+        return getattr(self.config, "head", "")
 
     @property
     def parameters(self) -> int:
@@ -198,9 +202,14 @@ class Model:
         return self._programs[ending]
 
     @property
+    def whole_ending(self) -> str:
+        """The ending of the program with every product that the model has."""
+        return "sentence" if self.task == "encoder" and not self.head else "logits"
+
+    @property
     def whole_program(self) -> Program:
         """The program with every product that the model has."""
-        return self.program("sentence" if self.task == "encoder" else "logits")
+        return self.program(self.whole_ending)
 
     def executor(
         self, backend: Backend | str | None = None, placement: str | Placement = DEFAULT_POLICY
@@ -284,15 +293,16 @@ class Model:
 
         Returns
         -------
-        float32: logits [batch, sequence, vocabulary], hidden states [batch, sequence, d] of an
-        encoder, or class logits [batch, classes]
+        float32: logits [batch, sequence, vocabulary], class logits [batch, classes] or
+        [batch, sequence, classes], or hidden states [batch, sequence, d] of an encoder without a
+        head
 
         Raises
         ------
         InputError : for tokens out of the vocabulary, more of them than the context, images of
             another size, numbers that are not finite
         """
-        ending = "hidden" if self.task == "encoder" else "logits"
+        ending = "hidden" if self.task == "encoder" and not self.head else "logits"
         executor = self.executor(backend, placement)
         return self.run_pass(executor, ending, tokens_or_images, lengths, cache)
 
@@ -309,17 +319,40 @@ class Model:
         InputError : when the model is not an encoder, or a sentence is too long for it
         """
         self._inputs.check_task("encoder", "embed sentences")
-        executor = self.executor(backend, placement)
+        rows = self._sentence_rows(sentences)
+        return embed(self, rows, self.executor(backend, placement), self._head.width)
+
+    def classify(
+        self,
+        sentences: Sequence[str],
+        backend: Backend | str | None = None,
+        placement: str | Placement = DEFAULT_POLICY,
+    ) -> list[np.ndarray]:
+        """Return the most probable class of each sentence, or of each of its tokens.
+
+        A class of a masked language model is a token.
+
+        Returns
+        -------
+        an integer array for each sentence: [] of a sequence classification, otherwise [tokens]
+
+        Raises
+        ------
+        InputError : when the model is not an encoder with such a head
+        """
+        self._inputs.check_task("encoder", "classify sentences")
+        check_classes(self)
+        return classify(self, self._sentence_rows(sentences), self.executor(backend, placement))
+
+    def _sentence_rows(self, sentences: Sequence[str]) -> list[list[int]]:
         context = self.config.context
-        rows = [self._head.tokens(text, self.tokenizer, context, self.name) for text in sentences]
-        program = self.program("sentence")
-        width = program.shapes[program.outputs[0]][-1]({})
-        vectors = np.empty((len(rows), width), dtype=np.float32)
-        for first in range(0, len(rows), _SENTENCES_PER_PASS):
-            tokens, lengths = padded(rows[first : first + _SENTENCES_PER_PASS])
-            ids = np.arange(first, first + len(tokens))
-            vectors[ids] = self.run_pass(executor, "sentence", tokens, lengths, None, ids)
-        return unit_length(vectors[:, : self._head.width])
+        return [self._head.tokens(text, self.tokenizer, context, self.name) for text in sentences]
+
+    def class_name(self, number: int) -> str:
+        """Return the name of a class that `classify` found."""
+        if self.head == "masked language model":
+            return self.tokenizer.decode([number])
+        return str(self.config.names.get(str(number), number))
 
     def generate(
         self,
@@ -356,30 +389,8 @@ class Model:
             )
         executor = self.executor(backend, placement)
         sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-        following = self._following(executor, tokens, max_tokens, seed, sampling)
+        following = _following(self, executor, tokens, max_tokens, seed, sampling)
         return text_of(following, self.tokenizer.decode)
-
-    def _following(
-        self,
-        executor: Executor,
-        tokens: np.ndarray,
-        max_tokens: int,
-        seed: int,
-        sampling: dict[str, float],
-    ) -> Iterator[int]:
-        """Yield the tokens that follow a prompt [1, sequence], without an end token."""
-        cache, generator = Cache(), np.random.Generator(np.random.Philox(seed))
-        for _ in range(max_tokens):
-            if cache.length + tokens.shape[1] > self.config.context:
-                return
-            logits = self.run_pass(executor, "last", tokens, None, cache)[0, -1]
-            token = executor.run_step(
-                "sampling", "sampling", "sample", logits, generator.random(), **sampling
-            )
-            if token in self.generation.ends:
-                return
-            yield token
-            tokens = np.array([[token]])
 
     def prompt_tokens(self, prompt: str | Sequence[int]) -> np.ndarray:
         """Return the checked tokens of a prompt: [1, sequence]."""
@@ -415,28 +426,53 @@ class Model:
         losses: list[np.ndarray] = []
         for first in range(0, len(rows), _ROWS_PER_PASS):
             part = rows[first : first + _ROWS_PER_PASS]
-            losses += self._losses(executor, part, np.arange(first, first + len(part)))
+            ids = np.arange(first, first + len(part))
+            losses += _losses(self, executor, part, ids)
             if progress is not None:
                 progress(len(part))
         return float(np.exp(np.concatenate(losses).mean()))
 
-    def _losses(
-        self, executor: Executor, tokens: np.ndarray, sequences: np.ndarray
-    ) -> Iterator[np.ndarray]:
-        """Yield the loss of every token after the first of each row, computed in small parts."""
-        features = self.run_pass(executor, "features", tokens, sequences=sequences)
-        batch, count = tokens.shape
-        step = max(1, _LOGITS_PER_PASS // (batch * self.config.vocabulary))
-        for first in range(0, count - 1, step):
-            last = min(first + step, count - 1)
-            operands = {
-                "features": np.ascontiguousarray(features[:, first:last]),
-                "following": tokens[:, first + 1 : last + 1],
-            }
-            sizes = {"batch": batch, "new": last - first, "past": first}
-            outputs = executor.run(self.program("loss"), operands, sizes, sequences)
-            yield outputs["head.loss"].ravel()
-
     def rows_of(self, text: str, length: int = 256) -> np.ndarray:
         """Cut a text's tokens into rows [rows, length]; a short text is one shorter row."""
         return self.tokenizer.rows(text, min(length, self.config.context))
+
+
+def _following(
+    model: Model,
+    executor: Executor,
+    tokens: np.ndarray,
+    max_tokens: int,
+    seed: int,
+    sampling: dict[str, float],
+) -> Iterator[int]:
+    """Yield the tokens that follow a prompt [1, sequence], without an end token."""
+    cache, generator = Cache(), np.random.Generator(np.random.Philox(seed))
+    for _ in range(max_tokens):
+        if cache.length + tokens.shape[1] > model.config.context:
+            return
+        logits = model.run_pass(executor, "last", tokens, None, cache)[0, -1]
+        token = executor.run_step(
+            "sampling", "sampling", "sample", logits, generator.random(), **sampling
+        )
+        if token in model.generation.ends:
+            return
+        yield token
+        tokens = np.array([[token]])
+
+
+def _losses(
+    model: Model, executor: Executor, tokens: np.ndarray, sequences: np.ndarray
+) -> Iterator[np.ndarray]:
+    """Yield the loss of every token after the first of each row, computed in small parts."""
+    features = model.run_pass(executor, "features", tokens, sequences=sequences)
+    batch, count = tokens.shape
+    step = max(1, _LOGITS_PER_PASS // (batch * model.config.vocabulary))
+    for first in range(0, count - 1, step):
+        last = min(first + step, count - 1)
+        operands = {
+            "features": np.ascontiguousarray(features[:, first:last]),
+            "following": tokens[:, first + 1 : last + 1],
+        }
+        sizes = {"batch": batch, "new": last - first, "past": first}
+        outputs = executor.run(model.program("loss"), operands, sizes, sequences)
+        yield outputs["head.loss"].ravel()

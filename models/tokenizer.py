@@ -183,5 +183,6 @@ def _follow(tokenizers: Any, inner: Any, settings: dict[str, Any]) -> None:
         inner.encode_special_tokens = True
 
 
-_BERTS = (None, "BertTokenizer", "BertTokenizerFast")
-_GPT2S = ("GPT2Tokenizer", "GPT2TokenizerFast")
+_FAST = ("", "Fast")
+_BERTS = (None, *(f"{name}Tokenizer{fast}" for name in ("Bert", "DistilBert") for fast in _FAST))
+_GPT2S = tuple(f"{name}Tokenizer{fast}" for name in ("GPT2", "Roberta") for fast in _FAST)

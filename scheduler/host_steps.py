@@ -134,15 +134,21 @@ def embed(
     table: np.ndarray,
     positions: np.ndarray | None = None,
     types: np.ndarray | None = None,
+    padding: int | None = None,
 ) -> np.ndarray:
     """Look up tokens [B, T], add learned positions and the first token type: [B, T, d].
 
     Parameters
     ----------
     table : float32 [vocabulary, d], or what returns such rows by `table[tokens]`
+    padding : token that is not counted and has the position of its own number; the other tokens
+        have the positions after it (RoBERTa); None counts all tokens from 0
     """
     x: np.ndarray = table[tokens]
-    if positions is not None:
+    if positions is not None and padding is not None:
+        is_counted = tokens != padding
+        x += positions[padding + is_counted * np.cumsum(is_counted, axis=1)]
+    elif positions is not None:
         x += positions[past : past + tokens.shape[1]]
     if types is not None:
         x += types[0]
@@ -155,6 +161,12 @@ def patches(images: np.ndarray, *, size: int) -> np.ndarray:
     batch, channels, height, width = images.shape
     grid = images.reshape(batch, channels, height // size, size, width // size, size)
     return grid.transpose(0, 2, 4, 1, 3, 5).reshape(batch, -1, channels * size * size)
+
+
+@host_step(operations=0)
+def flatten(x: np.ndarray) -> np.ndarray:
+    """Make an image [B, ...] a vector [B, K]."""
+    return np.ascontiguousarray(x).reshape(len(x), -1)
 
 
 @host_step(operations=1)
@@ -308,6 +320,19 @@ def gate(x: np.ndarray, up: np.ndarray, *, function: str, scratch: bool = False)
 def clip(x: np.ndarray, *, limit: float) -> np.ndarray:
     """Clip activations to +-limit, as optical Transformers are trained to allow."""
     return np.clip(x, -limit, limit)
+
+
+@host_step(operations=5)
+def quantise(x: np.ndarray, *, levels: int, low: float, high: float) -> np.ndarray:
+    """Round to the nearest of equally spaced levels from low to high, and clip beyond."""
+    step = np.float32((high - low) / (levels - 1))
+    result = np.clip(x, np.float32(low), np.float32(high))
+    result -= np.float32(low)
+    result /= step
+    np.rint(result, out=result)
+    result *= step
+    result += np.float32(low)
+    return np.asarray(result)
 
 
 def gelu(x: np.ndarray) -> None:

@@ -271,12 +271,14 @@ def test_scaling_says_what_is_measured_and_what_predicted() -> None:
     assert one < two and narrow < wide and low > high and slow > fast
 
 
-@pytest.mark.parametrize("name", ["digits", "gpt2", "llama", "bert", "vit"])
+@pytest.mark.parametrize(
+    "name", ["digits", "digits-mlp", "gpt2", "llama", "bert", "vit", "variants/roberta_words"]
+)
 @pytest.mark.parametrize("package", ["onnxruntime", "torch"])
 def test_baselines_compute_the_same(references: Path, name: str, package: str) -> None:
     # a baseline that computes something else is no baseline
     pytest.importorskip(package)
-    model = load_model(name if name == "digits" else references / name)
+    model = load_model(name if name.startswith("digits") else references / name)
     new_tokens = 3 if model.task == "language" else 0
     sequence = None if model.task == "vision" else 6
     job = make_job(model, batch=2, sequence=sequence, new_tokens=new_tokens)

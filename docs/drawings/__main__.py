@@ -28,6 +28,7 @@ DRAWN = {
     "energy-answer.svg": account.draw_answer,
     "energy-widths.svg": account.draw_widths,
     "perplexity.svg": account.draw_perplexity,
+    "accuracy.svg": account.draw_accuracy,
     "check.svg": outputs.draw_check,
     "plan.svg": outputs.draw_plan,
     "energy.svg": outputs.draw_energy,

@@ -19,6 +19,7 @@ _BENCHES = (  # profile, constants
     ("projection-2030", ("photons-per-output",)),
     ("scaled-optics", ("optical-transformers-2023",)),
 )
+_T_OF_FIVE = 2.776  # two-sided 95 % of Student with 4 degrees of freedom
 _SCOPES = {"light": "light", "compute": "optical products", "system": "system"}
 _BASELINES = {"digital-300fJ": "300 fJ/MAC", "gpu-full": "GPU 700 W", "gpu-reduced": "GPU 350 W"}
 
@@ -116,3 +117,27 @@ def draw_perplexity() -> None:
         panels[1].text(7e2, 14.6, f"digital: {found['digital']}", color=SOFT, va="center")
         panels[0].set_ylabel("perplexity")
         panels[0].legend(loc="upper right")
+
+
+def draw_accuracy() -> None:
+    """Draw accuracy.json as accuracy.svg: means of five trainings and their 95 % intervals."""
+    found = json.loads((Path(__file__).parent / "accuracy.json").read_text(encoding="utf-8"))
+    colours = {"trained for light": LIGHT, "trained without noise": COLOURS["purple"]}
+    title = "Accuracy of perceptrons on digits against photons per multiplication"
+    with plot("accuracy", title, 400) as figure:
+        axes = figure.subplots()
+        for name, network in found["networks"].items():
+            each = 100 * np.array(network["optical"])  # [trainings, light levels]
+            half = _T_OF_FIVE * each.std(axis=0, ddof=1) / np.sqrt(len(each))
+            axes.errorbar(
+                found["photons_per_mac"], each.mean(axis=0), half, fmt="o-",
+                color=colours[name], markersize=4, capsize=3, label=name,
+            )  # fmt: skip
+            digital = 100 * np.mean(network["digital"])
+            axes.axhline(digital, color=colours[name], linewidth=0.9, linestyle=":")
+        axes.set(xscale="log", ylim=(0, 100), xlabel="detected photons per multiplication")
+        axes.set_xticks([0.1, 1, 10, 100], ["0.1", "1", "10", "100"])
+        axes.minorticks_off()
+        axes.set_ylabel("accuracy in per cent")
+        axes.grid(alpha=0.6)
+        axes.legend(loc="lower right")

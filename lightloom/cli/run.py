@@ -36,10 +36,12 @@ if TYPE_CHECKING:
 Prompt = Annotated[str | None, typer.Option(help="Text that a language model continues.")]
 TextFile = Annotated[
     Path | None,
-    typer.Option(help="File of text: its perplexity is measured; an encoder embeds each line."),
+    typer.Option(
+        help="File of text: its perplexity is measured; an encoder embeds or labels each line."
+    ),
 ]
 Sentences = Annotated[
-    list[str] | None, typer.Option(help=f"Sentence that an encoder embeds. {SEVERAL}")
+    list[str] | None, typer.Option(help=f"Sentence that an encoder embeds or labels. {SEVERAL}")
 ]
 ImageFile = Annotated[
     Path | None, typer.Option(help="File of images to classify: .npy, or .safetensors with labels.")

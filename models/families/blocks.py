@@ -1,5 +1,6 @@
 """Parts of a Transformer layer that the families share, as steps of a program."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -124,22 +125,23 @@ class LayerWriter:
         return self.residual("mlp", h, stream, f"{down}.bias")
 
     def encoder_attention(
-        self, x: str, stream: str, at: str, inside: str, heads: int, bias: bool
+        self, x: str, stream: str, weights: Sequence[str], output: str, heads: int, bias: bool
     ) -> str:
         """Add the self-attention of an encoder, and its residual.
 
         Parameters
         ----------
-        at, inside : prefixes of its weights: `at`.attention.`inside`.query and so on
+        weights, output : names of the weights of queries, keys and values, and of the output
+        bias : whether queries, keys and values have one
         """
         width = self.program.shape(stream)[-1]({}) // heads
         x = self.clipped("attention.qkv", x)
         q, k, v = (
-            self.projected_heads(part, x, f"{at}.attention.{inside}.{weight}", bias, heads, width)
-            for part, weight in (("q", "query"), ("k", "key"), ("v", "value"))
+            self.projected_heads(part, x, weight, bias, heads, width)
+            for part, weight in zip("qkv", weights, strict=True)
         )
         mixed = self.attend(q, k, v, heads, heads, width, cached=False)
-        return self.attention_output(mixed, stream, f"{at}.attention.output.dense")
+        return self.attention_output(mixed, stream, output)
 
     def projected_heads(
         self, part: str, x: str, weight: str, bias: bool, heads: int, width: int
@@ -234,8 +236,8 @@ class LayerWriter:
         return self.program.host(name, "layout", "append_state", (x, state), (all_tokens,))
 
 
-def begin(*, images: tuple[int, int, int] | None = None) -> ProgramBuilder:
-    """Begin a program over tokens [B, T], or over images [B, C, H, W]."""
+def begin(*, images: tuple[int, ...] | None = None) -> ProgramBuilder:
+    """Begin a program over tokens [B, T], or over images [B, C, H, W] or vectors [B, K]."""
     p = ProgramBuilder()
     if images is None:
         p.input("tokens", shape(BATCH, NEW))
@@ -246,8 +248,16 @@ def begin(*, images: tuple[int, int, int] | None = None) -> ProgramBuilder:
     return p
 
 
-def add_embedding(p: ProgramBuilder, width: int, **tables: tuple[str, int]) -> str:
-    """Add the sum of tokens' rows of tables, each (weight, number of rows): [B, T, width]."""
+def add_embedding(
+    p: ProgramBuilder, width: int, padding: int | None = None, **tables: tuple[str, int]
+) -> str:
+    """Add the sum of tokens' rows of tables, each (weight, number of rows): [B, T, width].
+
+    Parameters
+    ----------
+    padding : token after whose number positions begin, and which has none; None: they begin at 0
+    """
+    parameters: dict[str, Any] = {} if padding is None else {"padding": padding}
     return p.host(
         "embedding",
         "embedding",
@@ -256,6 +266,7 @@ def add_embedding(p: ProgramBuilder, width: int, **tables: tuple[str, int]) -> s
         (shape(BATCH, NEW, width),),
         weights={key: weight for key, (weight, _) in tables.items()},
         stored={key: (rows, width) for key, (_, rows) in tables.items()},
+        **parameters,
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import Field
 
 from ...scheduler import Program
-from ..config_keys import check_keys
+from ..config_keys import check_keys, own_names
 from .blocks import (
     MOST_LAYERS,
     Activation,
@@ -60,23 +60,11 @@ _IGNORED = frozenset(
 
 def read_config(document: Mapping[str, Any]) -> Config:
     """Check a config.json."""
-    document = _own_names(document)
+    document = own_names(document, _OTHER_NAMES)
     check_keys(document, Config, {"is_causal": True}, ignored=_IGNORED)
     config = Config(**document)
     check_heads(config.width, config.heads)
     return config
-
-
-def _own_names(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a config.json with GPT-2's names for keys that have other names in other families."""
-    result = dict(document)
-    for other, own in _OTHER_NAMES.items():
-        value = result.pop(other, None)
-        if value is not None and result.setdefault(own, value) != value:
-            raise ValueError(
-                f"{other} = {value!r} and {own} = {result[own]!r} are one setting; remove one"
-            )
-    return result
 
 
 def head_weight(config: Config) -> str:

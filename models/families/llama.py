@@ -1,4 +1,4 @@
-"""Llama, Mistral, Qwen2, SmolLM2 and related models: RMS norm, rotary positions, gated MLP."""
+"""Llama, Mistral, Qwen2, Qwen3, SmolLM2 and others: RMS norm, rotary positions, gated MLP."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -44,10 +44,16 @@ class Config(FamilyConfig):
     has_rotary_factors: bool = False
     biases: frozenset[str] = frozenset()  # of the projections q, k, v, o, gate, up, down
     window: int = Field(default=0, ge=0, lt=2**31)
+    has_head_norms: bool = False  # of the queries and keys of each head
 
 
 _QWEN2_BIASES = frozenset("qkv")
-_KEY_HEADS = {"mistral": 8, "qwen2": 32}  # defaults of config.json; others: as many as heads
+# defaults of config.json; others have as many key heads as heads, and heads that share the width
+_DEFAULTS: Mapping[str, Mapping[str, int]] = {
+    "mistral": {"num_key_value_heads": 8},
+    "qwen2": {"num_key_value_heads": 32},
+    "qwen3": {"num_key_value_heads": 32, "head_dim": 128},
+}
 _MISTRAL_WINDOW = 4096  # default of config.json
 _READ = frozenset(
     "attention_bias mlp_bias rope_parameters rope_scaling rope_theta sliding_window "
@@ -75,8 +81,7 @@ def read_config(
         read=_READ,
     )
     kind = document.get("model_type", "llama")
-    if "num_key_value_heads" not in document and kind in _KEY_HEADS:
-        document = {**document, "num_key_value_heads": _KEY_HEADS[kind]}
+    document = {**_DEFAULTS.get(kind, {}), **document}
     base, scaling = _rotary(document)
     config = Config(
         **document,
@@ -85,6 +90,7 @@ def read_config(
         has_rotary_factors=has_rotary_factors,
         biases=_biases(document, kind) if biases is None else biases,
         window=_window(document, kind),
+        has_head_norms=kind == "qwen3",
     )
     if config.head_width is None:
         check_heads(config.width, config.heads)
@@ -128,9 +134,10 @@ def _biases(document: Mapping[str, Any], kind: str) -> frozenset[str]:
     if kind == "qwen2":
         return _QWEN2_BIASES
     found: set[str] = set()
-    for key, parts in (("attention_bias", "q k v o"), ("mlp_bias", "gate up down")):
+    keys = {"attention_bias": ("q k v o", "llama qwen3"), "mlp_bias": ("gate up down", "llama")}
+    for key, (parts, kinds) in keys.items():
         if document.get(key):
-            if kind != "llama":
+            if kind not in kinds.split():
                 raise ValueError(f"{key} = true: a model of type {kind!r} has no such bias")
             found |= set(parts.split())
     return frozenset(found)
@@ -144,7 +151,7 @@ def _window(document: Mapping[str, Any], kind: str) -> Any:
             raise ValueError(f"{key} = {value!r}: a window on some layers is not computed")
     if kind == "mistral":
         return document.get("sliding_window", _MISTRAL_WINDOW) or 0
-    if document.get("sliding_window") and kind != "qwen2":
+    if document.get("sliding_window") and kind not in ("qwen2", "qwen3"):
         raise ValueError(
             f"sliding_window = {document['sliding_window']!r}: a model of type {kind!r} has none"
         )
@@ -172,8 +179,8 @@ def program(config: Config, ending: str) -> Program:
 def _attention(config: Config, layer: LayerWriter, at: str, x: str) -> str:
     """Add norm, self-attention with the weights at a prefix, and residual."""
     key_heads = config.key_heads or config.heads
-    head = config.head_width or config.width // config.heads
-    h = layer.norm("attention.norm", x, f"{at}.input_layernorm", config.epsilon, rms=True)
+    head, epsilon = config.head_width or config.width // config.heads, config.epsilon
+    h = layer.norm("attention.norm", x, f"{at}.input_layernorm", epsilon, rms=True)
     h = layer.clipped("attention.qkv", h)
     q, k, v = (
         layer.projected_heads(
@@ -181,6 +188,13 @@ def _attention(config: Config, layer: LayerWriter, at: str, x: str) -> str:
         )
         for part, count in (("q", config.heads), ("k", key_heads), ("v", key_heads))
     )
+    if config.has_head_norms:
+        q, k = (
+            layer.norm(
+                f"attention.{part}.norm", x, f"{at}.self_attn.{part}_norm", epsilon, rms=True
+            )
+            for part, x in (("q", q), ("k", k))
+        )
     q, k = (_rotated(config, layer, part, x, head) for part, x in (("q", q), ("k", k)))
     mixed = layer.attend(q, k, v, config.heads, key_heads, head, cached=True)
     return layer.attention_output(mixed, x, f"{at}.self_attn.o_proj", bias="o" in config.biases)

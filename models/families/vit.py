@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import Field
 
 from ...scheduler import BATCH, NEW, Program, ProgramBuilder, shape
-from ..config_keys import check_keys, is_count
+from ..config_keys import check_keys, class_names
 from .blocks import (
     MOST_LAYERS,
     Activation,
@@ -21,7 +21,6 @@ TASK = "vision"
 PREFIX = "vit."
 BUFFERS = r"pooler\.dense\.(weight|bias)|embeddings\.mask_token"
 OTHER_HEADS = r"decoder\..*"
-_MOST_CLASSES = 1 << 20
 
 
 class Config(FamilyConfig):
@@ -40,6 +39,11 @@ class Config(FamilyConfig):
     names: Mapping[str, str] = Field(alias="id2label", min_length=1)
 
     @property
+    def image_shape(self) -> list[int]:
+        """Channels, height and width of an image."""
+        return [self.channels, self.image, self.image]
+
+    @property
     def context(self) -> int:
         """Tokens of one image: its patches and the class token."""
         return (self.image // self.patch) ** 2 + 1
@@ -52,15 +56,7 @@ def read_config(document: Mapping[str, Any]) -> Config:
     """Check a config.json."""
     check_keys(document, Config, {}, _IGNORED)
     document = {key: _side(key, value) for key, value in document.items()}
-    count = document.get("num_labels", 2)  # counts the classes when they have no names
-    if not is_count(count) or count > _MOST_CLASSES:
-        raise ValueError(f"num_labels = {count!r} is not a number of classes")
-    names = document.get("id2label")
-    if names is None:
-        names = {index: f"class {index}" for index in range(count)}
-    if isinstance(names, Mapping):
-        names = {str(index): str(name) for index, name in names.items()}
-    config = Config(**{**document, "id2label": names})
+    config = Config(**{**document, "id2label": class_names(document)})
     check_heads(config.width, config.heads)
     if config.image % config.patch:
         raise ValueError(
@@ -77,7 +73,7 @@ def _side(key: str, value: Any) -> Any:
 
 def program(config: Config, ending: str) -> Program:
     """Write the forward pass; `ending` is "logits"."""
-    p = begin(images=(config.channels, config.image, config.image))
+    p = begin(images=tuple(config.image_shape))
     x = _embedding(config, p)
     add_mask(p, x, causal=False)
     for i in range(config.layers):
@@ -117,7 +113,9 @@ def _embedding(config: Config, p: ProgramBuilder) -> str:
 def _attention(config: Config, layer: LayerWriter, at: str, x: str) -> str:
     """Add norm, self-attention with the weights at a prefix, and residual."""
     h = layer.norm("attention.norm", x, f"{at}.layernorm_before", config.epsilon)
-    return layer.encoder_attention(h, x, at, "attention", config.heads, config.bias)
+    weights = [f"{at}.attention.attention.{part}" for part in ("query", "key", "value")]
+    output = f"{at}.attention.output.dense"
+    return layer.encoder_attention(h, x, weights, output, config.heads, config.bias)
 
 
 def _mlp(config: Config, layer: LayerWriter, at: str, x: str) -> str:

@@ -254,7 +254,8 @@ def _set_offsets(sessions: list[Session]) -> None:
 def _read_inputs(journal: JournalFile, summary: Summary) -> None:
     task = summary.about.get("task", {})
     kind = task.get("kind")
-    unit = {"classify": "image", "embed": "sentence", "generate": "token"}.get(kind, "row")
+    units = {"classify": "image", "embed": "sentence", "label": "sentence", "generate": "token"}
+    unit = units.get(kind, "row")
     summary.progress.unit = unit
     for row in journal.rows("input"):
         name, layout = row["name"], row["layout"]

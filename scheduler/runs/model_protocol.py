@@ -43,6 +43,10 @@ class RunnableModel(Protocol):
         """The task of the model: "language", "encoder" or "vision"."""
 
     @property
+    def head(self) -> str:
+        """The head of an encoder, such as "token classification"; "" is one without a head."""
+
+    @property
     def parameters(self) -> int:
         """Number of weights that its matrix products use."""
 
@@ -108,6 +112,17 @@ class RunnableModel(Protocol):
         placement: str | Placement = ...,
     ) -> np.ndarray:
         """Return one vector per sentence, float32 [n, d]."""
+
+    def classify(
+        self,
+        sentences: list[str],
+        backend: Backend | str | None = None,
+        placement: str | Placement = ...,
+    ) -> list[np.ndarray]:
+        """Return the most probable class of each sentence, or of each of its tokens."""
+
+    def class_name(self, number: int) -> str:
+        """Return the name of a class."""
 
 
 Loader = Callable[[str | Path], RunnableModel]

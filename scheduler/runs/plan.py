@@ -97,7 +97,8 @@ class Plan(PlanRecord):
         Parameters
         ----------
         inputs : images [n, channels, height, width]; a text, or tokens [n, sequence]; a prompt
-            (when the plan has new tokens); or a list of sentences (encoders)
+            (when the plan has new tokens); or a list of sentences (encoders, which embed them
+            or classify them by their head)
         labels : of the images, for the accuracy
         progress : called with (what, done, total)
         reference : also run digitally, for the comparison
@@ -195,8 +196,8 @@ def plan(
     passes += [
         ({"batch": batch, "new": 1, "past": sequence + index}, 1) for index in range(new_tokens - 1)
     ]
-    task = {"vision": "classify", "encoder": "embed"}.get(model.task, "logits")
-    task = "generate" if new_tokens else task
+    tasks = {"vision": "classify", "encoder": "label" if model.head else "embed"}
+    task = "generate" if new_tokens else tasks.get(model.task, "logits")
     return _plan(model, opened, placement, constants, task, tuple(passes))
 
 

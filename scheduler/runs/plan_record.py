@@ -28,6 +28,7 @@ ENDINGS = {
     "logits": "logits",
     "generate": "last",
     "embed": "sentence",
+    "label": "logits",
 }
 
 

@@ -1,6 +1,7 @@
 """`run_plan`: runs the task of a plan on its backend, and digitally for comparison.
 
-The tasks are to classify images, to compute a perplexity, to generate text, and to embed sentences.
+The tasks are to classify images, to compute a perplexity, to generate text, and to embed or
+classify sentences.
 """
 
 from __future__ import annotations
@@ -148,7 +149,7 @@ def _multiplications(plan: PlanRecord, inputs: Any) -> int:
     elif plan.task == "logits":
         tokens = len(inputs) / 4 if isinstance(inputs, str) else np.size(inputs)
         passes = tokens / plan.units
-    elif plan.task == "embed":
+    elif plan.task in ("embed", "label"):
         passes = len(inputs)
     planned = sum(step.macs for step in plan.steps if step.where == "optical")
     calibration = plan.model.parameters * (1 << 10 if plan.backend.needs_ranges else 0)
@@ -209,10 +210,11 @@ def _metric(
         return "text", lambda r: str(r["text"])
     if task == "logits":
         return "perplexity", lambda r: float(r["perplexity"])
-    name = "agreement with digital" if task == "classify" else "cosine similarity to digital"
+    has_classes = task in ("classify", "label")
+    name = "agreement with digital" if has_classes else "cosine similarity to digital"
     if digital is None:
         return name, lambda r: None
-    if task == "classify":
+    if has_classes:
         return name, lambda r: float(np.mean(r["classes"] == digital["classes"]))
     vectors = digital["embeddings"]
     return name, lambda r: float(np.einsum("nd,nd->n", r["embeddings"], vectors).mean())
@@ -291,5 +293,23 @@ def _embed(
     return results, len(sentences), "sentences"
 
 
-_TASKS = {"classify": _classify, "embed": _embed, "generate": _generate, "logits": _perplexity}
+def _label(
+    plan: PlanRecord, sentences: Any, backend: Backend | None, tell: Tell, _: TextOptions
+) -> tuple[dict[str, Any], int, str]:
+    """Classify sentences, or their tokens one sentence after another."""
+    tell(0, len(sentences))
+    found = plan.model.classify(list(sentences), backend, plan.chosen)
+    tell(len(sentences), len(sentences))
+    classes = np.concatenate([np.atleast_1d(each) for each in found])
+    labels = [[plan.model.class_name(int(c)) for c in np.atleast_1d(each)] for each in found]
+    return {"classes": classes, "labels": labels}, len(sentences), "sentences"
+
+
+_TASKS = {
+    "classify": _classify,
+    "embed": _embed,
+    "generate": _generate,
+    "label": _label,
+    "logits": _perplexity,
+}
 """Each returns its results, the number of units that it processed, and the name of the unit."""

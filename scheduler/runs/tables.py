@@ -166,8 +166,9 @@ def report_marks(report: Mapping[str, Any]) -> list[str]:
 
 
 def report_tables(report: Mapping[str, Any]) -> list[Table]:
-    """Return similarities of sentences, where operations and time go, and what takes energy."""
-    tables = [similarity_table(report["results"])] if report["task"] == "embed" else []
+    """Return what was found of sentences, where operations and time go, and what takes energy."""
+    of_sentences = {"embed": similarity_table, "label": label_table}.get(report["task"])
+    tables = [] if of_sentences is None else [of_sentences(report["results"])]
     if report.get("generation"):  # reports of earlier versions lack it
         tables.append(generation_table(report["generation"]))
     tables.append(step_table(report["steps"], report["profile"], report["wall_seconds"]))
@@ -219,6 +220,13 @@ def similarity_table(results: Mapping[str, Any]) -> Table:
     values = results["cosine_similarity"]
     rows = [(n + 1, *values[n][: len(shown)]) for n in shown]
     return Table("Cosine similarity of the sentences", columns, tuple(rows))
+
+
+def label_table(results: Mapping[str, Any]) -> Table:
+    """Return the labels of the first sentences, or of their tokens."""
+    columns = (Column("sentence", form="d"), Column("labels", align="left"))
+    rows = [(n + 1, " ".join(each)) for n, each in enumerate(results["labels"][:_MOST_SENTENCES])]
+    return Table("Labels of the sentences", columns, tuple(rows))
 
 
 def generation_table(generation: Mapping[str, Any]) -> Table:

@@ -4,31 +4,34 @@ Like make_references.py, but smaller models, one for each key. To make them agai
 
     python3 -m venv ref
     ref/bin/pip install torch==2.13.0 transformers==5.24.0 sentence-transformers==6.2.0 pillow
-    ref/bin/python tests/references/make_variants.py
+    ref/bin/python tests/references/make_variants.py  # or only some: ... qwen3 roberta_words
 
 It writes, below ``variants/``, a folder for each model: ``config.json``, ``model.safetensors`` and
 ``expected.safetensors`` with ``inputs`` (tokens [2, 12], or pixels [2, 3, 8, 8]) and ``output``
-(logits, or the last hidden states). ``variants/sentence`` holds an encoder with its tokenizer, a
-folder for each kind of module, and ``expected.json``: embeddings [2][e] by the modules before them.
+(logits, or the last hidden states). Encoders with a head also have ``lengths`` [2].
+``variants/sentence`` holds an encoder with its tokenizer, a folder for each kind of module, and
+``expected.json``: embeddings [2][e] by the modules before them.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Dense, Normalize, Transformer
-from sentence_transformers.sentence_transformer.modules import LayerNorm, Pooling
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
     BertModel,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -37,9 +40,14 @@ from transformers import (
     MistralForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    RobertaConfig,
+    RobertaForMaskedLM,
     ViTConfig,
     ViTForImageClassification,
-    ViTImageProcessorPil,
+    XLMRobertaConfig,
+    XLMRobertaForTokenClassification,
 )
 
 OUT = Path(__file__).parent / "variants"
@@ -54,6 +62,8 @@ SHAPE: dict[str, Any] = {
 GPT2 = {"vocab_size": 40, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 32}
 VIT = {key: value for key, value in SHAPE.items() if not key.startswith(("vocab", "max"))}
 VIT |= {"image_size": 8, "patch_size": 4, "num_labels": 5}
+DISTILBERT = {"vocab_size": 40, "dim": 16, "n_layers": 2, "n_heads": 4, "hidden_dim": 24}
+DISTILBERT["max_position_embeddings"] = 32
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"a the cat dog kitten sits rests runs . ,".split()]
 SENTENCES = ["the cat sits .", "a kitten , a dog , rests"]
 POOLINGS = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
@@ -81,7 +91,21 @@ MODELS: dict[str, Callable[[], PreTrainedModel]] = {
     ),
     "vit_unnormalised": lambda: ViTForImageClassification(ViTConfig(**VIT)),
     "vit_unrescaled": lambda: ViTForImageClassification(ViTConfig(**VIT)),
+    "qwen3": lambda: Qwen3ForCausalLM(
+        Qwen3Config(**SHAPE, num_key_value_heads=2, head_dim=8, tie_word_embeddings=True)
+    ),
+    "bert_words": lambda: BertForMaskedLM(BertConfig(**SHAPE)),
+    "bert_classes": lambda: BertForSequenceClassification(BertConfig(**SHAPE, num_labels=3)),
+    "roberta_words": lambda: RobertaForMaskedLM(RobertaConfig(**SHAPE, pad_token_id=1)),
+    "xlm_roberta_tags": lambda: XLMRobertaForTokenClassification(
+        XLMRobertaConfig(**SHAPE, pad_token_id=1, type_vocab_size=1, num_labels=5)
+    ),
+    "distilbert_classes": lambda: DistilBertForSequenceClassification(
+        DistilBertConfig(**DISTILBERT, num_labels=3)
+    ),
 }
+HEADS = ("bert_words", "bert_classes", "roberta_words", "xlm_roberta_tags", "distilbert_classes")
+LENGTHS = [12, 7]
 PIXELS = {
     "vit_unnormalised": {"do_normalize": False},
     "vit_unrescaled": {"do_rescale": False, "image_mean": [120.0] * 3, "image_std": [60.0] * 3},
@@ -106,22 +130,37 @@ def write_model(name: str, seed: int) -> None:
     model.save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
     generator = torch.Generator().manual_seed(1000 + seed)
+    more: dict[str, Any] = {}
     with torch.inference_mode():
         if name in PIXELS:
+            from transformers import ViTImageProcessorPil  # needs pillow
+
             processor = ViTImageProcessorPil(do_resize=False, **PIXELS[name])
             processor.save_pretrained(folder)
             inputs = torch.randint(0, 256, (2, 3, 8, 8), generator=generator, dtype=torch.uint8)
             output = model(**processor(list(inputs), return_tensors="pt")).logits
         else:
             inputs = torch.randint(0, 40, (2, 12), generator=generator)
-            found = model(inputs)
-            output = found.last_hidden_state if name.startswith("bert") else found.logits
-    expected = {"inputs": inputs, "output": output.contiguous()}
+            if name in HEADS:
+                more["lengths"] = torch.tensor(LENGTHS)
+                mask = (torch.arange(12) < more["lengths"][:, None]).long()
+                padding = model.config.pad_token_id
+                inputs = torch.where(mask.bool(), inputs, padding)
+                inputs[0, 5] = padding  # as a token of the text
+                found = model(inputs, attention_mask=mask)
+            else:
+                found = model(inputs)
+            output = found.last_hidden_state if name == "bert_decoder" else found.logits
+    expected = {"inputs": inputs, "output": output.contiguous(), **more}
     save_file(expected, folder / "expected.safetensors")
 
 
 def write_sentences() -> None:
     """Write an encoder with modules, and what sentence-transformers makes of sentences."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Dense, Normalize, Transformer
+    from sentence_transformers.sentence_transformer.modules import LayerNorm, Pooling
+
     folder = OUT / "sentence"
     inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, "[UNK]"))
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -159,11 +198,15 @@ def write_sentences() -> None:
 
 
 def main() -> None:
-    """Write all of them."""
-    shutil.rmtree(OUT, ignore_errors=True)
+    """Write those that are named, or all of them."""
+    named = sys.argv[1:]
+    for name in named or (path.name for path in OUT.glob("*")):
+        shutil.rmtree(OUT / name, ignore_errors=True)
     for seed, name in enumerate(MODELS):
-        write_model(name, seed)
-    write_sentences()
+        if name in named or not named:
+            write_model(name, seed)
+    if "sentence" in named or not named:
+        write_sentences()
 
 
 if __name__ == "__main__":

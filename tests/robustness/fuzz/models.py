@@ -36,6 +36,16 @@ _CONFIGS: dict[str, dict[str, Any]] = {
         "rms_norm_eps": 1e-6,
     },
     "bert": {**(_SMALL | _TEXT), "type_vocab_size": 2},
+    "roberta": {**(_SMALL | _TEXT), "architectures": ["RobertaForMaskedLM"]},
+    "layers": {
+        "input_shape": [1, 3, 3],
+        "layers": [
+            {"kind": "quantise", "levels": 16, "low": 0.0, "high": 1.0},
+            {"kind": "linear", "outputs": 5},
+            {"kind": "relu"},
+            {"kind": "linear", "outputs": 3, "bias": False},
+        ],
+    },
     "vit": {**_SMALL, "image_size": 4, "patch_size": 2, "num_channels": 1, "num_labels": 3},
 }
 
@@ -44,9 +54,10 @@ def _folder(folder: Path, kind: str) -> dict[str, np.ndarray]:
     """Write a tiny model of a family with random weights, and return the weights."""
     document = {"model_type": kind, **_CONFIGS[kind]}
     family = FAMILIES[kind]
-    is_encoder = family.TASK == "encoder"
-    ending = ("hidden", SentenceHead()) if is_encoder else ("logits",)
-    shapes = family.program(family.read_config(document), *ending).weight_shapes
+    config, ending = family.read_config(document), ("logits",)
+    if family.TASK == "encoder":
+        ending = ("logits" if config.head else "hidden", SentenceHead())
+    shapes = family.program(config, *ending).weight_shapes
     chance = np.random.Generator(np.random.Philox(1))
     arrays = {
         name: chance.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()
@@ -61,8 +72,7 @@ def _use(model: Model) -> None:
     """Run a forward pass, whose result must be finite."""
     inputs: Any = [[1, 2, 3]]
     if model.task == "vision":
-        side, channels = model.config.image, model.config.channels
-        inputs = np.full((1, channels, side, side), 0.5, dtype=np.float32)
+        inputs = np.full((1, *model.config.image_shape), 0.5, dtype=np.float32)
     with np.errstate(all="ignore"):
         y = model.forward(inputs)
     want(bool(np.isfinite(y).all()), "a result is not finite")
