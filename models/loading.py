@@ -111,6 +111,8 @@ def _open_folder(folder: Path, name: str) -> Model:
             "merge it into its model first"
         )
     whole, folder = folder, transformer_folder(folder)
+    if (folder / "program.json").is_file():
+        return _open_program(folder, name)
     if not (folder / "config.json").is_file():
         ggufs = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".gguf")
         chosen = ggufs[0] if len(ggufs) == 1 else split_set(ggufs)
@@ -134,6 +136,16 @@ def _open_folder(folder: Path, name: str) -> Model:
         tokenizer = partial(read_tokenizer, path, head.is_lower)
     config = read_config(family, document, folder)
     return _fitted(Model(name, whole, family, config, weights, tokenizer, head, generation))
+
+
+def _open_program(folder: Path, name: str) -> Model:
+    import_extra("torch", "torch", f"{folder} is a program traced from torch; running it")
+    from .traced.traced_model import open_program
+
+    path = folder / "tokenizer.json"
+    return open_program(
+        folder, name, partial(read_tokenizer, path, False) if path.is_file() else None
+    )
 
 
 def _open_gguf(path: Path) -> Model:

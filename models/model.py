@@ -159,6 +159,11 @@ class Model:
         return str(self.family.TASK)
 
     @property
+    def fixed_sizes(self) -> tuple[int, int] | None:
+        """Batch and sequence that its program serves alone; None serves any."""
+        return None
+
+    @property
     def head(self) -> str:
         """The head of an encoder, such as "token classification"; "" is one without a head."""
         return getattr(self.config, "head", "")

@@ -18,6 +18,7 @@ import torch
 from ...instruments import InputError
 from ...scheduler.host_steps import REGISTRY, HostFunction, host_step
 from ...scheduler.program import HostStep, Program, Size
+from .recorder import Ref, Stored
 
 _PREFIX = "aten."
 _DROPPED = ("device", "layout", "memory_format", "pin_memory")
@@ -70,8 +71,6 @@ def described(argument: Any, operands: list[Any], weights: dict[str, str]) -> An
     ----------
     operands, weights : of the step so far; tensors are added to them
     """
-    from .recorder import Ref, Stored
-
     if isinstance(argument, list | tuple):
         return [described(part, operands, weights) for part in argument]
     if isinstance(argument, Ref):
@@ -79,11 +78,14 @@ def described(argument: Any, operands: list[Any], weights: dict[str, str]) -> An
             operands.append(argument)
         return {"operand": operands.index(argument)}
     if isinstance(argument, Stored):
-        for key, name in weights.items():
-            if name == argument.name:
-                return {"weight": key}
-        weights[f"w{len(weights)}"] = argument.name
-        return {"weight": f"w{len(weights) - 1}"}
+        keys = {name: key for key, name in weights.items()}
+        key = keys.get(argument.name, f"w{len(weights)}")
+        weights[key] = argument.name
+        return {"weight": key}
+    return _described_constant(argument)
+
+
+def _described_constant(argument: Any) -> Any:
     if isinstance(argument, Size):
         return {"size": [[factor, list(symbols)] for factor, symbols in argument.terms]}
     if isinstance(argument, torch.dtype):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from ...instruments import InputError
-from ...scheduler import Executor, Program
+from ...scheduler import Executor, Program, ProgramBuilder
+from ...scheduler.program import BATCH, NEW, shape
 from ..generation import Generation
 from ..inputs import ModelInputs
 from ..model import Cache, Model
@@ -154,8 +156,19 @@ class TracedModel(Model):
         return fixed
 
     def program(self, ending: str) -> Program:
-        """Return the program of one pass; all endings but a loss are the outputs."""
-        return self._program
+        """Return the program of one pass; all endings but "loss" are its outputs."""
+        return self._loss_program if ending == "loss" else self._program
+
+    @cached_property
+    def _loss_program(self) -> Program:
+        """The program of the loss of every following token, from the logits."""
+        p = ProgramBuilder()
+        logits = p.input("features", shape(BATCH, NEW, self.config.vocabulary))
+        p.input("following", shape(BATCH, NEW))
+        operands = (logits, "following")
+        return p.build(
+            p.host("head.loss", "sampling", "token_loss", operands, (shape(BATCH, NEW),))
+        )
 
     def run_pass(
         self,
@@ -168,16 +181,6 @@ class TracedModel(Model):
     ) -> np.ndarray:
         """Run the program once, and return its first output; see `Model.run_pass`."""
         return super().run_pass(executor, ending, data, None, cache, sequences)
-
-    def _losses(
-        self, executor: Executor, tokens: np.ndarray, sequences: np.ndarray
-    ) -> Iterator[np.ndarray]:
-        """Yield the loss of every token after the first of each row."""
-        logits = self.run_pass(executor, "logits", tokens, sequences=sequences)
-        for row, following in zip(logits[:, :-1], tokens[:, 1:], strict=True):
-            largest = row.max(axis=-1)
-            total = np.log(np.exp(row - largest[:, None]).sum(axis=-1)) + largest
-            yield total - row[np.arange(len(following)), following]
 
     def save(self, folder: str | Path) -> None:
         """Write program and weights into a folder, from which `load_model` opens them.

@@ -40,7 +40,11 @@ class RunnableModel(Protocol):
 
     @property
     def task(self) -> str:
-        """The task of the model: "language", "encoder" or "vision"."""
+        """The task of the model: "language", "encoder", "vision" or "outputs"."""
+
+    @property
+    def fixed_sizes(self) -> tuple[int, int] | None:
+        """Batch and sequence that its program serves alone; None serves any."""
 
     @property
     def head(self) -> str:

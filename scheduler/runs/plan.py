@@ -63,7 +63,16 @@ class Plan(PlanRecord):
         """
         sizes, model = self.passes[0][0], self.model
         rows = max(1, sizes["batch"] // self.prediction.micro_batches)
-        if model.task == "vision":
+        inputs: Any
+        if model.task == "outputs":
+            rows = sizes["batch"] if model.fixed_sizes else rows
+            shapes, given = self.program.shapes, {**sizes, "batch": rows}
+            inputs = {
+                name: np.zeros(evaluate(shapes[name], given), dtype=np.int64)
+                for name in self.program.inputs
+                if name != "past"
+            }
+        elif model.task == "vision":
             shape = self.program.shapes["images"][1:]
             inputs = np.zeros((rows, *evaluate(shape, sizes)), dtype=np.float32)
         else:
@@ -97,8 +106,8 @@ class Plan(PlanRecord):
         Parameters
         ----------
         inputs : images [n, channels, height, width]; a text, or tokens [n, sequence]; a prompt
-            (when the plan has new tokens); or a list of sentences (encoders, which embed them
-            or classify them by their head)
+            (when the plan has new tokens); a list of sentences (encoders, which embed them
+            or classify them by their head); or arrays by name (models traced from torch)
         labels : of the images, for the accuracy
         progress : called with (what, done, total)
         reference : also run digitally, for the comparison
@@ -171,6 +180,13 @@ def plan(
         if sequence not in (None, context):
             raise InputError(f"sequence = {sequence}: {model.name!r} always takes {context} tokens")
         sequence = context
+    if model.fixed_sizes is not None:
+        if batch not in (1, model.fixed_sizes[0]) or sequence not in (None, model.fixed_sizes[1]):
+            raise InputError(
+                f"batch = {batch}, sequence = {sequence}: the program of {model.name!r} serves "
+                f"batch {model.fixed_sizes[0]} and sequence {model.fixed_sizes[1]} alone"
+            )
+        batch, sequence = model.fixed_sizes
     sequence = min(128, context) if sequence is None else sequence
     if any(not isinstance(size, int) for size in (batch, sequence, new_tokens)):
         raise InputError(
@@ -196,7 +212,8 @@ def plan(
     passes += [
         ({"batch": batch, "new": 1, "past": sequence + index}, 1) for index in range(new_tokens - 1)
     ]
-    tasks = {"vision": "classify", "encoder": "label" if model.head else "embed"}
+    encoding = "label" if model.head else "embed"
+    tasks = {"vision": "classify", "encoder": encoding, "outputs": "outputs"}
     task = "generate" if new_tokens else tasks.get(model.task, "logits")
     return _plan(model, opened, placement, constants, task, tuple(passes))
 

@@ -29,6 +29,7 @@ ENDINGS = {
     "generate": "last",
     "embed": "sentence",
     "label": "logits",
+    "outputs": "logits",
 }
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ...backends.bench import BenchBackend
 
 _PACKAGES = ("numpy", "numba", "onnxruntime")
+NAMED = "input "  # before the name of an array, of a model that takes several
 
 
 def begin_journal(
@@ -75,7 +76,12 @@ def begin_journal(
         journal.keep_documents("about", **about)
         for name, content in files.items():
             journal.keep_file(name, content)
-        journal.keep_input("inputs", inputs if isinstance(inputs, str) else _listed(inputs))
+        if isinstance(inputs, Mapping):
+            journal.keep_input("inputs", [*inputs])
+            for name, value in inputs.items():
+                journal.keep_input(f"{NAMED}{name}", np.asarray(value))
+        else:
+            journal.keep_input("inputs", inputs if isinstance(inputs, str) else _listed(inputs))
         if labels is not None:
             journal.keep_input("labels", np.asarray(labels))
     except BaseException:

@@ -18,7 +18,7 @@ from ..journal.journal_file import JournalFile
 from ..placement import Placement
 from .model_protocol import Loader, RunnableModel
 from .plan import plan
-from .record import digest_of, digest_of_model, files_of, versions
+from .record import NAMED, digest_of, digest_of_model, files_of, versions
 from .report import Run
 from .run import OnText, Progress, TextOptions
 
@@ -80,6 +80,8 @@ def _begun_run(
             raise InputError(f"{path} is complete; see it with: lightloom report {path}")
         kept.check()
         about, inputs, faults = kept.about(), kept.inputs(), list(kept.faults())
+    if named := {key.removeprefix(NAMED): v for key, v in inputs.items() if key.startswith(NAMED)}:
+        inputs["inputs"] = named
     missing = {"model", "backend", "task", "placement", "versions"} - set(about)
     if missing or "inputs" not in inputs:
         raise InputError(f"{path} ended before its run began; start it again under another name")

@@ -72,6 +72,8 @@ def run_plan(
     model, backend = plan.model, plan.backend
     if plan.task == "classify":
         _check_images(plan, inputs, labels)
+    elif plan.task == "outputs":
+        _check_arrays(plan, inputs)
     executor = model.executor(backend, plan.chosen)
     executor.records.clear()
     memory = memory_bytes()
@@ -149,6 +151,8 @@ def _multiplications(plan: PlanRecord, inputs: Any) -> int:
     elif plan.task == "logits":
         tokens = len(inputs) / 4 if isinstance(inputs, str) else np.size(inputs)
         passes = tokens / plan.units
+    elif plan.task == "outputs":
+        passes = len(next(iter(inputs.values()))) / plan.passes[0][0]["batch"]
     elif plan.task in ("embed", "label"):
         passes = len(inputs)
     planned = sum(step.macs for step in plan.steps if step.where == "optical")
@@ -175,6 +179,22 @@ def _check_images(plan: PlanRecord, images: Any, labels: Any) -> None:
         raise InputError(
             f"the label {unknown[0]} is not one of the {classes} classes of {plan.model.name!r}, "
             f"0 to {classes - 1}"
+        )
+
+
+def _check_arrays(plan: PlanRecord, inputs: Any) -> None:
+    """Refuse inputs that are no arrays by name with equally many rows, as the program needs."""
+    names = [name for name in plan.program.inputs if name != "past"]
+    if not isinstance(inputs, Mapping) or set(inputs) != set(names):
+        raise InputError(f"{plan.model.name!r} takes arrays by name: give {', '.join(names)}")
+    counts = {name: len(np.atleast_1d(value)) for name, value in inputs.items()}
+    rows, step = next(iter(counts.values())), plan.passes[0][0]["batch"]
+    if len(set(counts.values())) > 1 or not rows:
+        raise InputError(f"the inputs have {counts} rows; give equally many, at least one")
+    if plan.model.fixed_sizes is not None and rows % step:
+        raise InputError(
+            f"{rows} rows are no multiple of {step}, the batch that the program of "
+            f"{plan.model.name!r} serves"
         )
 
 
@@ -210,6 +230,8 @@ def _metric(
         return "text", lambda r: str(r["text"])
     if task == "logits":
         return "perplexity", lambda r: float(r["perplexity"])
+    if task == "outputs":
+        return "relative error", lambda r: _relative_error(r, digital)
     has_classes = task in ("classify", "label")
     name = "agreement with digital" if has_classes else "cosine similarity to digital"
     if digital is None:
@@ -218,6 +240,14 @@ def _metric(
         return name, lambda r: float(np.mean(r["classes"] == digital["classes"]))
     vectors = digital["embeddings"]
     return name, lambda r: float(np.einsum("nd,nd->n", r["embeddings"], vectors).mean())
+
+
+def _relative_error(results: Results, digital: Results | None) -> float | None:
+    """Return the norm of the difference from the digital outputs, over their norm."""
+    if digital is None or results is digital:
+        return None
+    exact = digital["outputs"]
+    return float(np.linalg.norm(results["outputs"] - exact) / max(np.linalg.norm(exact), 1e-30))
 
 
 def _plain(results: Mapping[str, Any]) -> dict[str, Any]:
@@ -305,11 +335,29 @@ def _label(
     return {"classes": classes, "labels": labels}, len(sentences), "sentences"
 
 
+def _outputs(
+    plan: PlanRecord, inputs: Any, backend: Backend | None, tell: Tell, _: TextOptions
+) -> tuple[dict[str, Any], int, str]:
+    """Compute the outputs of arrays by name [n, ...], batch by batch."""
+    executor = plan.model.executor(backend, plan.chosen)
+    arrays = {name: np.asarray(value) for name, value in inputs.items()}
+    rows, step = len(next(iter(arrays.values()))), plan.passes[0][0]["batch"]
+    found = []
+    for first in range(0, rows, step):
+        tell(first, rows)
+        part = {name: array[first : first + step] for name, array in arrays.items()}
+        sequences = np.arange(first, min(first + step, rows))
+        found.append(plan.model.run_pass(executor, "logits", part, sequences=sequences))
+    tell(rows, rows)
+    return {"outputs": np.concatenate(found)}, rows, "rows"
+
+
 _TASKS = {
     "classify": _classify,
     "embed": _embed,
     "generate": _generate,
     "label": _label,
     "logits": _perplexity,
+    "outputs": _outputs,
 }
 """Each returns its results, the number of units that it processed, and the name of the unit."""
