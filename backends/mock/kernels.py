@@ -165,6 +165,7 @@ HAS_DOT = "+avx512vnni" in _FEATURES
 It asks what numba compiles for, which NUMBA_CPU_NAME may set, and not what processor this is.
 """
 TILE = 64  # outputs whose weights are contiguous
+_AHEAD = 32 * 4 * TILE  # bytes: as far as memory is slow, by measurement
 
 
 def _at(builder: Any, base: Any, index: Any, size: int, kind: Any) -> Any:
@@ -183,6 +184,18 @@ def _broadcast(builder: Any, pointer: Any) -> Any:
     number = builder.load(pointer, align=1)
     first = builder.insert_element(nothing, number, ir.Constant(word, 0))
     return builder.shuffle_vector(first, nothing, lanes)
+
+
+def _fetch_ahead(builder: Any, block: Any, lines: int) -> None:
+    """Begin to load the weights of 32 steps later, which few rows read once: past the caches."""
+    place, word = ir.IntType(8).as_pointer(), ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), [place, word, word, word])
+    fetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+    for line in range(lines):
+        ahead = builder.inttoptr(
+            builder.add(block, ir.Constant(block.type, _AHEAD + 64 * line)), place
+        )
+        builder.call(fetch, [ahead, word(0), word(0), word(1)])  # to read, once, data
 
 
 def _at_rows(builder: Any, base: Any, step: Any, count: int) -> list[Any]:
@@ -261,6 +274,8 @@ def _tile_of(rows: int, vectors: int, weights: str) -> Any:
             with cgutils.for_range(builder, steps) as loop:
                 offset = builder.mul(loop.index, ir.Constant(address, 4 * TILE))
                 block = builder.add(weights_at, offset)
+                if rows <= 2:
+                    _fetch_ahead(builder, block, vectors)
                 loaded = [
                     _variants(
                         builder,
@@ -1544,12 +1559,12 @@ def _add_digital(
     """Add the digital correction of a segment to outputs of y [n, M]; see `CrossTerms`."""
     n, end = len(y), column + width
     if bench.centre >= 0:
-        total, low_w = weights.total[matrix, s], weights.low[matrix, s]
+        total, low_w = weights.total[matrix, s, column:end], weights.low[matrix, s, column:end]
         for i in range(n):
             a, b, out = lines.low[s, low + i], lines.passed[s, low + i], y[i, column:end]
             for k in range(width):
-                digital = np.float64(out[k]) + a * total[column + k]
-                out[k] = np.float32(digital + b * low_w[column + k])
+                digital = np.float64(out[k]) + a * total[k]
+                out[k] = np.float32(digital + b * low_w[k])
     elif bench.scheme >= TWO_EXPOSURES and bench.leak > 0:
         scale, sums = weights.scale[matrix, s], weights.sums[matrix, s]
         length = weights.segments[s, 1]
@@ -1671,10 +1686,10 @@ def multiply(
                     weights.inverse_step[matrix, s, column:end],
                     weights.factor[matrix, s, column:end],
                 )
-                term = weights.light_term[matrix, s]
                 for rail in range(detector.rails):
+                    term, here = weights.light_term[matrix, s, rail, column:end], light_term[rail]
                     for k in range(width):
-                        light_term[rail, k] = term[rail, column + k]
+                        here[k] = term[k]
                 for low in range(0, n, step):
                     high = min(low + step, n)
                     sums = product[:kinds, :, :tiles]

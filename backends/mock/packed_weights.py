@@ -9,7 +9,9 @@ only those that are new.
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -212,7 +214,8 @@ class PackedWeights:
         has_columns, offset = self._lit != 0, (*each, outputs) if self._is_offset else (*each, 0)
         if compiled_loops().HAS_DOT:
             tiles = -(-outputs // _TILE)
-            bytes_ = np.full((matrices, tiles, stored // 4, _TILE, 4), 128, dtype=np.uint8)
+            bytes_ = _large_pages((matrices, tiles, stored // 4, _TILE, 4))
+            bytes_[:] = 128
         else:
             bytes_ = np.zeros((matrices, outputs, stored), dtype=np.int8)
         floats = {name: np.ones((*each, outputs), np.float32) for name in _CONVERTERS}
@@ -323,6 +326,28 @@ class PackedWeights:
             part = bytes_[:, start // 4 :] if loops.HAS_DOT else bytes_[:, start:]
             integers.append(loops.unpacked(part, outputs, length))
         return np.stack(integers)
+
+
+_BLOCK, _SMALLEST = 1 << 24, 1 << 16  # bytes
+_block, _used = np.empty(0, dtype=np.uint8), 0
+_taking = Lock()
+
+
+def _large_pages(shape: tuple[int, ...]) -> np.ndarray:
+    """Return space for bytes, uint8 `shape`, as a part of a block that has large pages.
+
+    Systems give large pages to large arrays only (numpy asks for them from 4 MiB on), and memory is
+    read faster through them. A block is freed with the last of its parts.
+    """
+    global _block, _used
+    size = math.prod(shape)
+    if not _SMALLEST <= size <= _BLOCK // 4:
+        return np.empty(shape, dtype=np.uint8)
+    with _taking:
+        if _used + size > _block.size:
+            _block, _used = np.empty(_BLOCK, dtype=np.uint8), 0
+        part, _used = _block[_used : _used + size], _used + -(-size // 64) * 64
+    return part.reshape(shape)
 
 
 def bench_constants(parameters: MockParameters) -> BenchConstants:
