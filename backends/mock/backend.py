@@ -25,6 +25,7 @@ from ..profile import OpticsProfile, load_profile
 from ..tiling import cuts
 from ..timing import ShotTiming
 from . import LOOPS, compiled_loops
+from .detection import as_record
 from .encoding import LARGEST, encode_weights
 from .integer_products import FEW_ROWS, active_path
 from .noise import GROUP, NoiseKeys, product_key, quantiles
@@ -38,6 +39,7 @@ _BLOCK_ROWS = 256  # at a time, with panels of outputs
 _WORTH_THREADS = 1 << 23  # multiplications worth threads: waking one takes as long as half of them
 _KEPT_COUNTS = 1024
 _NO_PEAKS = np.zeros((0, 0, 0), dtype=np.float32)
+_ALL = np.zeros((0, 0, 0), dtype=bool)
 _BLOCK_VALUES = 1 << 19  # of a block of rows without panels
 
 
@@ -69,7 +71,8 @@ class MockBackend(Backend):
         self.timing = ShotTiming.of(self.profile)
         self._counts: dict[tuple[tuple[int, ...], bytes], Stats] = {}
         self._constants = bench_constants(self._parameters)
-        self._bench, self._detector = tuple(self._constants), tuple(self._parameters.detector)
+        detector = self._parameters.detector
+        self._records = as_record(self._constants), as_record(detector)
 
     def describe(self) -> Mapping[str, Any]:
         """Return name, profile, seed and the arithmetic's path, for the record of a run."""
@@ -124,8 +127,8 @@ class MockBackend(Backend):
 
     def _peaks(self, x: np.ndarray, weights: PackedWeights, mask: np.ndarray | None) -> np.ndarray:
         """Do what `observe` promises, in one compiled call per task."""
-        (matrices, rows, _), outputs, loops = x.shape, weights.shape[1], compiled_loops()
-        threads, plain = _threads(x.size * outputs), weights.plain(None)
+        (matrices, rows, _), outputs = x.shape, weights.shape[1]
+        threads = _threads(x.size * outputs)
         tasks = _tasks(matrices, rows, outputs, threads, may_divide=False)
         peaks = np.zeros((len(tasks), matrices, len(weights.saturated), outputs), dtype=np.float32)
         valid = np.empty((matrices, rows, 0), dtype=bool) if mask is None else mask
@@ -133,19 +136,13 @@ class MockBackend(Backend):
         none, segments = np.empty((0, 0, 0), np.float32), len(weights.saturated)
         ids, no_drift = np.zeros((matrices, rows), np.uint64), np.empty((matrices, 0), np.float32)
         operands = (x, none, ids, no_drift, valid)
-        bench = tuple(self._constants._replace(source_rms=0.0))
+        constants = as_record(self._constants._replace(source_rms=0.0)), self._records[1]
         light = np.empty((segments, matrices, rows))
-        second, found = np.zeros((segments, matrices), dtype=np.int64), [0] * len(tasks)
-
-        def work(number: int) -> None:
-            results, key = (light, second, peaks[number]), product_key(0, "", 0)
-            found[number] = loops.multiply(
-                operands, tasks[number], bench, plain, self._detector, key, quantiles(), results
-            )
-
-        run_all([partial(work, number) for number in range(len(tasks))], threads)
-        if min(found) < 0:
-            raise _too_large(x, plain)
+        second = np.zeros((segments, matrices), dtype=np.int64)
+        results = [(light, second, peak) for peak in peaks]
+        same = (constants, weights.plain(None), product_key(0, "", 0), quantiles())
+        if _multiply_all(operands, tasks, same, results, threads) < 0:
+            raise _too_large(x, weights)
         return (peaks.max(axis=0) * self._constants.value_unit).astype(np.float64)
 
     def _largest(
@@ -187,7 +184,9 @@ class MockBackend(Backend):
         ]
 
     def _matmul(self, x: np.ndarray, w: PreparedWeights, at: Address) -> MatmulResult:
-        x = np.require(x, requirements=["C", "W"])  # kernels are compiled for it
+        flags = x.flags
+        if not (flags.c_contiguous and flags.writeable):  # kernels are compiled for it
+            x = np.require(x, requirements=["C", "W"])
         matrices, rows, length = x.shape
         if self._is_whole(w, rows):
             return self._whole(x, w, at)
@@ -233,33 +232,24 @@ class MockBackend(Backend):
         """Multiply rows [m, N, K] in one compiled call per task."""
         start = time.perf_counter()
         weights: PackedWeights = w.content
-        (matrices, rows, length), outputs, segments = x.shape, w.shape[-2], len(weights.saturated)
-        plain, multiply = weights.plain(w.ranges), compiled_loops().multiply
-        key, table = product_key(self.seed, at.matmul, at.attempt), quantiles()
-        y = np.empty((matrices, rows, outputs), dtype=np.float32)
-        light, valid = np.empty((segments, matrices, rows)), np.empty((matrices, rows, 0), bool)
+        (matrices, rows, length), outputs = x.shape, w.shape[-2]
+        segments = len(weights.saturated)
+        y = np.empty((matrices, rows, outputs), np.float32)
+        light = np.empty((segments, matrices, rows))
         threads = _threads(x.size * outputs)
         tasks = _tasks(matrices, rows, outputs, threads)
-        second = np.zeros((len(tasks), segments, matrices), dtype=np.int64)
-        operands = (x, y, at.rows, self._drift(at.rows), valid)
-        saturated = [0] * len(tasks)
-
-        def work(number: int) -> None:
-            results = (light, second[number], _NO_PEAKS)
-            saturated[number] = multiply(
-                operands, tasks[number], self._bench, plain, self._detector, key, table, results
-            )
-
-        if len(tasks) == 1:
-            work(0)
-        else:
-            run_all([partial(work, number) for number in range(len(tasks))], threads)
-        if min(saturated) < 0:
-            raise _too_large(x, plain)
+        second = np.zeros((len(tasks), segments, matrices), np.int64)
+        operands = (x, y, at.rows, self._drift(at.rows), _ALL)
+        key, plain = product_key(self.seed, at.matmul, at.attempt), weights.plain(w.ranges)
+        results = [(light, of_task, _NO_PEAKS) for of_task in second]
+        same = (self._records, plain, key, quantiles())
+        found = _multiply_all(operands, tasks, same, results, threads)
+        if found < 0:
+            raise _too_large(x, weights)
         repeated = second[0] if len(tasks) == 1 else second.sum(axis=0)
         stats = self._counted((matrices, rows, length, outputs), repeated)
-        stats.photons = float(light.sum())
-        stats.saturated = sum(saturated) + sum(weights.saturated)
+        stats.photons = float(np.add.reduce(light, axis=None))
+        stats.saturated = found + sum(weights.saturated)
         stats.seconds = {"product": time.perf_counter() - start}
         return MatmulResult(y, stats)
 
@@ -318,6 +308,26 @@ def mock_path() -> dict[str, str]:
     return {"products": active_path(), "noise and read-out": noise}
 
 
+def _multiply_all(
+    operands: tuple[np.ndarray, ...],
+    tasks: list[tuple[int, ...]],
+    same: tuple[Any, ...],
+    results: list[tuple[np.ndarray, ...]],
+    threads: int,
+) -> int:
+    """Call `kernels.multiply` once per task, and return the saturated values, or -1."""
+    multiply = compiled_loops().multiply
+    if len(tasks) == 1:
+        return int(multiply(operands, tasks[0], *same, results[0]))
+    found = [0] * len(tasks)
+
+    def work(number: int) -> None:
+        found[number] = multiply(operands, tasks[number], *same, results[number])
+
+    run_all([partial(work, number) for number in range(len(tasks))], threads)
+    return -1 if min(found) < 0 else sum(found)
+
+
 def _segments_of(w: PreparedWeights) -> list[WeightSegment]:
     """Return weights as `RowBlock` takes them; packed ones that do not grow keep that form."""
     if not isinstance(w.content, PackedWeights):
@@ -328,14 +338,13 @@ def _segments_of(w: PreparedWeights) -> list[WeightSegment]:
 
 def _threads(multiplications: int) -> int:
     """Return the number of threads for a product of this size."""
-    threads = thread_count()
-    return threads if multiplications >= _WORTH_THREADS else 1
+    return thread_count() if multiplications >= _WORTH_THREADS else 1
 
 
-def _too_large(x: np.ndarray, plain: tuple[Any, ...]) -> InputError:
+def _too_large(x: np.ndarray, weights: PackedWeights) -> InputError:
     return InputError(
         f"x reaches {np.abs(x).max():.3g}, too much for float32 times these weights: scale it to "
-        f"{float(plain[-2].min()):.3g} at most"
+        f"{weights.largest:.3g} at most"
     )
 
 

@@ -16,6 +16,7 @@ from numba import types
 from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
+from numba.np.arrayobj import populate_array
 
 from ...instruments.environment import compiled
 from .detection import (
@@ -23,11 +24,9 @@ from .detection import (
     ONE_SUM,
     TWO_EXPOSURES,
     WITH_LIGHT,
-    BenchConstants,
     Block,
     Converter,
     CrossTerms,
-    Detector,
 )
 from .lanes import FLOAT, LONG, WORD, Counter, Lanes, broadcast, load, numbered, over_lanes
 from .noise import CELLS, COUNT, LOGARITHM, QUANTILE, SOURCE, TAIL, NoiseKeys, quantiles
@@ -394,6 +393,38 @@ first, width : multiples of 64 if the processor has the instruction
 part : `ALL` of the weights; `SIDES`, of max(w, 0) and max(-w, 0); or `PAIRS`: the second product is
     of |w| and the line behind each row, so that n is half of the lines
 """
+
+
+@intrinsic
+def _array(context: Any, address: Any, shape: Any, kind: Any) -> Any:
+    """Return the contiguous array at an address; `carray` counts references."""
+    array = types.Array(kind.dtype, len(shape), "C")
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        result = context.make_array(array)(context, builder)
+        sizes = [
+            context.cast(builder, size, kind, types.intp)
+            for size, kind in zip(cgutils.unpack_tuple(builder, arguments[1]), shape, strict=True)
+        ]
+        item = context.get_constant(types.intp, array.dtype.bitwidth // 8)
+        strides = [item]
+        for size in reversed(sizes[1:]):
+            strides.insert(0, builder.mul(strides[0], size))
+        data = builder.inttoptr(arguments[0], result.data.type)
+        populate_array(result, data, sizes, strides, item, meminfo=None)
+        return result._getvalue()
+
+    return array(types.int64, shape, kind), generate
+
+
+@_inlined
+def _tiles_at(address: int, matrices: int, tiles: int, stored: int) -> Any:
+    return _array(address, (matrices, tiles, stored // 4, TILE, 4), np.uint8)
+
+
+@_inlined
+def _plain_at(address: int, matrices: int, outputs: int, stored: int) -> Any:
+    return _array(address, (matrices, outputs, stored), np.int8)
 
 
 def packed(weights: Any) -> Any:
@@ -1241,6 +1272,7 @@ def read_block(y: Any, add: bool, plain: Any, detector: Any, noise: Any, table: 
     Parameters
     ----------
     plain : sums [kinds, n, width] and converter, then the other fields of `Block`
+    detector : as record
     """
     block = Block(
         plain[2], plain[0], plain[3], plain[4], plain[5], plain[6], plain[7], plain[8], plain[9],
@@ -1248,7 +1280,7 @@ def read_block(y: Any, add: bool, plain: Any, detector: Any, noise: Any, table: 
     )  # fmt: skip
     space = _space_for(block.converter.scale.size)
     kinds = block.sums.shape[0]
-    return read_segment(y, add, block, kinds, Detector(*detector), NoiseKeys(*noise), table, space)
+    return read_segment(y, add, block, kinds, detector[0], NoiseKeys(*noise), table, space)
 
 
 @_compiled
@@ -1296,6 +1328,34 @@ class ByteWeights(NamedTuple):
     segments: Any
     largest: Any
     outputs: int
+
+
+_bytes_at = _tiles_at if HAS_DOT else _plain_at
+
+
+@_inlined
+def _weights_at(plain: Any) -> Any:
+    """Return `ByteWeights` from `PackedWeights.plain`."""
+    m, segments, space, of_offset, tiles, stored, columns, used, outputs = (
+        plain[0], plain[1], plain[2], plain[3], plain[4], plain[5], plain[6], plain[7], plain[8],
+    )  # fmt: skip
+    each = (m, segments, space)
+    return ByteWeights(
+        _bytes_at(plain[9], m, tiles, stored),
+        _array(plain[10], (m, segments, 2, space), np.int32),
+        _array(plain[11], (m, columns), np.int64),
+        _array(plain[12], (m, segments, 2, space), np.float32),
+        _array(plain[13], (m, segments, 2), np.int64),
+        _array(plain[14], each, np.float64),
+        _array(plain[15], (m, segments, of_offset), np.float64),
+        _array(plain[16], (m, segments, of_offset), np.float64),
+        _array(plain[17], each, np.float32),
+        _array(plain[18], each, np.float32),
+        _array(plain[19], each, np.float32),
+        _array(plain[20], (used, 3), np.int64),
+        _array(plain[21], (segments,), np.float64),
+        outputs,
+    )
 
 
 class Lines(NamedTuple):
@@ -1630,9 +1690,8 @@ def _observe_segment(
 
 @_compiled
 def multiply(
-    operands: Any, task: Any, plain_bench: Any, plain_weights: Any, plain_detector: Any, key: Any,
-    table: Any, results: Any,
-) -> Any:  # fmt: skip
+    operands: Any, task: Any, constants: Any, plain: Any, key: Any, table: Any, results: Any
+) -> Any:
     """Store products of rows x [m, n, K] in y [m, n, M]: encode, multiply, read and scale.
 
     With `peaks`, find the largest noise-free magnitude of each output at its converter instead.
@@ -1643,6 +1702,8 @@ def multiply(
         float32 [m, n], or [m, 0] without; and `valid`, which outputs of each row have a peak, bool
         [m, n, M], or [m, n, 0] for all
     task : first and last matrix, row and output (the first output a multiple of 128)
+    constants : of the bench, and of its detector, as records
+    plain : `PackedWeights.plain`
     key : `product_key`
     table : `noise.quantiles`
     results : light of each row in photons, float64 [segments, m, n]; rows with an exposure of x-,
@@ -1653,8 +1714,7 @@ def multiply(
     saturated values; -1 if a row is too large or not finite
     """
     (x, y, rows, drift, valid), (light, second, peaks) = operands, results
-    bench, weights = BenchConstants(*plain_bench), ByteWeights(*plain_weights)
-    detector = Detector(*plain_detector)
+    bench, detector, weights = constants[0][0], constants[1][0], _weights_at(plain)
     first_matrix, last_matrix, first_row, last_row, first_output, last_output = task
     lines, encoded, product, light_term = _buffers_of(
         task, drift.shape[1] > 0, bench, weights, detector
@@ -1662,6 +1722,8 @@ def multiply(
     panel, saturated, n = product.shape[2], 0, last_row - first_row
     step = min(n, 32)
     space = _space_for(panel)
+    light_unit = (bench.light_unit[0], bench.light_unit[1])
+    gains = (bench.gains[0], bench.gains[1])
     has_light = bench.photons > 0 or bench.per_mac > 0 or bench.entering_per_mac > 0
     of_noise = key if has_light else key[:0]
     kinds = 1 if bench.scheme == WITH_LIGHT and not has_light else product.shape[0]
@@ -1697,7 +1759,7 @@ def multiply(
                         lines, s, low, high, column, bench, weights, matrix, sums
                     )
                     block = Block(
-                        column, product, bench.light_unit, bench.gains,
+                        column, product, light_unit, gains,
                         lines.row_light[s, :, low:high], lines.terms[s, :, low:high], light_term,
                         lines.minus[s, low:high], lines.source[s, :, low:high], bench.frame,
                         converter, in_turn,
@@ -1761,10 +1823,12 @@ def pack_weights(w: Any, scales: Any, place: Any, rule: Any, plain: Any) -> int:
         float64 and float32 [m, outputs]
     place : first and last output; segment, and its first and last column of w that are stored
     rule : number of levels; centre of the offset encoding, or -1; which sums over the outputs are
-        kept: 0 none, 1 of the magnitudes, -1 of the integers; and `BenchConstants`
+        kept: 0 none, 1 of the magnitudes, -1 of the integers; and the constants of the bench, as
+        record
+    plain : `PackedWeights.plain`
     """
     (span, lowest), (first, last, s, begin, end), (levels, centre, lit, bench) = scales, place, rule
-    weights, saturated = ByteWeights(*plain), 0
+    weights, saturated = _weights_at(plain), 0
     shift = weights.segments[s, 2] - weights.segments[s, 0]
     least, most = np.float32(0 if centre >= 0 else -levels), np.float32(levels)
     middle = centre if centre >= 0 else 0
@@ -1792,5 +1856,5 @@ def pack_weights(w: Any, scales: Any, place: Any, rule: Any, plain: Any) -> int:
                     _store(bytes_, o, at, level)
                 if lit:
                     columns[k] += column
-    _keep_light(weights, first, last, s, BenchConstants(*bench))
+    _keep_light(weights, first, last, s, bench[0])
     return saturated

@@ -26,6 +26,7 @@ from .detection import (
     WITH_LIGHT,
     BenchConstants,
     Converter,
+    as_record,
     single,
 )
 from .encoding import (
@@ -79,14 +80,13 @@ class PackedWeights:
         self.shape = (weights.shape[0], 0, 0)
         self.saturated: list[int] = []
         self.segments = np.zeros((0, 3), dtype=np.int64)
-        self._plain: tuple[Any, ...] | None = None
         self._converted: Ranges | str | None = "none yet"
         profile = parameters.profile
         self._is_offset = profile.encoding == "offset"
         levels = offset_levels if self._is_offset else signed_levels
         self._levels, self._leak = levels(profile.weight_bits), modulator_leak(profile)
         bench = bench_constants(parameters)
-        self._bench, self._value_unit = tuple(bench), bench.value_unit
+        self._bench, self._value_unit = as_record(bench), bench.value_unit
         self._arrays = self._space(weights.shape[1], weights.shape[2])
         self.grow(weights)
 
@@ -100,10 +100,11 @@ class PackedWeights:
         _, outputs, length = weights.shape
         _, old_outputs, old_length = self.shape
         self._reserve(outputs, length)
-        self.shape, self._plain = weights.shape, None
+        self.shape = weights.shape
         if length > old_length:
             self.segments = self._segments(length)
             self.saturated += [0] * (len(self.segments) - len(self.saturated))
+        self._places = self._kept_places()
         for s, (first, size, _) in enumerate(self.segments.tolist()):
             if outputs > old_outputs:
                 rows, begin = slice(old_outputs, outputs), first
@@ -132,7 +133,7 @@ class PackedWeights:
         place = (rows.start, rows.stop, s, begin, last)
         rule = (self._levels, centre, self._lit, self._bench)
         pack = compiled_loops().pack_weights
-        self.saturated[s] += pack(weights, scales, place, rule, self._fields())
+        self.saturated[s] += pack(weights, scales, place, rule, self._places)
         peaks = self._arrays["scale"][:, s, rows]
         if self._is_offset:
             self._add_digital(s, rows, scales[1], last - int(self.segments[s, 0]))
@@ -250,25 +251,28 @@ class PackedWeights:
 
     # --- products --------------------------------------------------------------------------------
 
-    def plain(self, ranges: Ranges | None) -> tuple[Any, ...]:
-        """Return `kernels.ByteWeights` as a plain tuple, with the converters of some ranges."""
+    def plain(self, ranges: Ranges | None) -> np.ndarray:
+        """Return sizes and addresses of the arrays for compiled code, with converters of ranges.
+
+        They are numbers, and no arguments each, since a call takes longer for every argument.
+        """
         if self._converted is not ranges:
             for s in range(len(self.segments)):
                 self._convert(ranges, s, slice(0, self.shape[1]))
-            self._converted, self._plain = ranges, None
-        if self._plain is None:
-            self._plain = self._fields()
-        return self._plain
+            self._converted = ranges
+        return self._places
 
-    def _fields(self) -> tuple[Any, ...]:
+    def _kept_places(self) -> np.ndarray:
+        """Return what `plain` promises, int64 [22]; see `kernels.ByteWeights`."""
         arrays = self._arrays
-        of_weights = (*_OF_WEIGHTS, *_CONVERTERS)
-        return (
-            *(arrays[name] for name in of_weights),
-            self.segments,
-            arrays["largest"],
-            self.shape[1],
-        )
+        of_weights = [arrays[name] for name in (*_OF_WEIGHTS, *_CONVERTERS)]
+        addresses = [array.ctypes.data for array in (*of_weights, self.segments, arrays["largest"])]
+        matrices, segments, outputs = arrays["scale"].shape
+        tiles, stored = arrays["bytes"].shape[1:3]
+        stored *= 4 if compiled_loops().HAS_DOT else 1
+        sizes = (matrices, segments, outputs, arrays["low"].shape[2], tiles, stored)
+        used = (arrays["columns"].shape[1], len(self.segments), self.shape[1])
+        return np.array([*sizes, *used, *addresses], dtype=np.int64)
 
     def _convert(self, ranges: Ranges | None, s: int, rows: slice) -> None:
         """Store limit, inverse step and factor of some outputs of a segment."""
@@ -281,6 +285,11 @@ class PackedWeights:
         converter = Converter.of_limits(limit, self._value_unit, scale, profile)
         for name, values in zip(_CONVERTERS, converter, strict=True):
             self._arrays[name][:, s, rows] = values
+
+    @property
+    def largest(self) -> float:
+        """Magnitude of inputs up to which float32 can hold the results."""
+        return float(self._arrays["largest"].min())
 
     @cached_property
     def kept_segments(self) -> list[WeightSegment]:
