@@ -41,8 +41,14 @@ def as_record(constants: Any) -> np.ndarray:
     fields = []
     for name, value in zip(constants._fields, constants, strict=True):
         shape = (len(value),) if isinstance(value, tuple) else ()
-        fields.append((name, np.array(value).dtype, shape))
-    return np.array([tuple(constants)], dtype=np.dtype(fields, align=True))
+        fields.append((name, np.array(value).dtype.str, shape))
+    return np.array([tuple(constants)], dtype=_record_type(tuple(fields)))
+
+
+@lru_cache(maxsize=64)
+def _record_type(fields: tuple[tuple[Any, ...], ...]) -> np.dtype[Any]:
+    """Return the type of a record; numba is slower with a second type of the same fields."""
+    return np.dtype(list(fields), align=True)
 
 
 class RowTerms(NamedTuple):

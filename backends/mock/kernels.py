@@ -406,7 +406,8 @@ def _array(context: Any, address: Any, shape: Any, kind: Any) -> Any:
             context.cast(builder, size, kind, types.intp)
             for size, kind in zip(cgutils.unpack_tuple(builder, arguments[1]), shape, strict=True)
         ]
-        item = context.get_constant(types.intp, array.dtype.bitwidth // 8)
+        width = context.get_abi_sizeof(context.get_data_type(array.dtype))
+        item = context.get_constant(types.intp, width)
         strides = [item]
         for size in reversed(sizes[1:]):
             strides.insert(0, builder.mul(strides[0], size))
@@ -415,6 +416,12 @@ def _array(context: Any, address: Any, shape: Any, kind: Any) -> Any:
         return result._getvalue()
 
     return array(types.int64, shape, kind), generate
+
+
+@_joined
+def _after(array: Any) -> int:
+    """Return the first address behind an array that begins a line of a cache."""
+    return (array.ctypes.data + array.size * array.itemsize + 63) // 64 * 64
 
 
 @_inlined
@@ -726,12 +733,13 @@ class Space(NamedTuple):
     drawn: Any
 
 
-@_compiled
-def _space_for(outputs: int) -> Any:
-    """Return the buffers for a number of outputs."""
+@_inlined
+def _space_at(address: int, outputs: int) -> Any:
+    """Return the buffers at an address for a number of outputs."""
     padded = (outputs + 127) // 128 * 128
-    floats, counted = np.zeros((10, padded), np.float32), np.zeros(padded, np.int32)
-    drawn = np.zeros((4, padded), np.uint32)
+    floats = _array(address, (10, padded), np.float32)
+    counted = _array(_after(floats), (padded,), np.int32)
+    drawn = _array(_after(counted), (4, padded), np.uint32)
     return Space(
         floats[0], floats[1], floats[2], floats[3], floats[4], floats[5], counted, floats[6],
         floats[7], floats[8], floats[9], drawn,
@@ -1265,6 +1273,15 @@ def read_segment(
     return saturated
 
 
+@_inner
+def _read_block(
+    memory: Any, y: Any, add: bool, block: Any, detector: Any, noise: Any, table: Any
+) -> int:
+    space = _space_at(memory.ctypes.data, block.converter.scale.size)
+    kinds = block.sums.shape[0]
+    return read_segment(y, add, block, kinds, detector, noise, table, space)
+
+
 @_compiled
 def read_block(y: Any, add: bool, plain: Any, detector: Any, noise: Any, table: Any) -> int:
     """Read a block as `read_segment` does; the named tuples are given as plain tuples.
@@ -1278,9 +1295,9 @@ def read_block(y: Any, add: bool, plain: Any, detector: Any, noise: Any, table: 
         plain[2], plain[0], plain[3], plain[4], plain[5], plain[6], plain[7], plain[8], plain[9],
         plain[10], Converter(*plain[1]), -1,
     )  # fmt: skip
-    space = _space_for(block.converter.scale.size)
-    kinds = block.sums.shape[0]
-    return read_segment(y, add, block, kinds, detector[0], NoiseKeys(*noise), table, space)
+    space = _space_at(0, block.converter.scale.size)
+    memory = np.zeros(_after(space.drawn), np.uint8)
+    return _read_block(memory, y, add, block, detector[0], NoiseKeys(*noise), table)
 
 
 @_compiled
@@ -1379,29 +1396,6 @@ class Lines(NamedTuple):
     scale: Any
     low: Any
     passed: Any
-
-
-@_compiled
-def _lines_for(n: int, has_drift: bool, bench: Any, weights: Any, detector: Any) -> Any:
-    """Return space for `Lines`."""
-    segments = len(weights.segments)
-    variants = 1 if bench.scheme == ONE_SUM else 2
-    stored = weights.segments[segments - 1, 2] + (weights.segments[segments - 1, 1] + 3) // 4 * 4
-    readings = detector.rails * detector.exposures
-    frames = 0
-    if bench.source_rms > 0 or has_drift:
-        frames = (weights.outputs + bench.frame - 1) // bench.frame
-    return Lines(
-        np.zeros((n, variants, stored), np.int8),
-        np.empty((segments, 2, n * variants), np.int32),
-        np.empty((segments, readings, n), np.float32),
-        np.empty((segments, 8, n), np.float32),
-        np.zeros((segments, n), np.bool_),
-        np.empty((segments, detector.exposures, n, frames), np.float32),
-        np.empty((segments, n)),
-        np.zeros((segments, n)),
-        np.zeros((segments, n)),
-    )
 
 
 @_inner
@@ -1641,25 +1635,55 @@ def _add_digital(
                 out[k] = np.float32(np.float64(out[k]) + a * leaked)
 
 
-@_compiled
-def _buffers_of(task: Any, has_drift: bool, bench: Any, weights: Any, detector: Any) -> Any:
-    """Return the space of a task: for lines, encoded rows, sums, and terms of the light."""
-    n, longest = task[3] - task[2], 0
-    for s in range(len(weights.segments)):
+class Buffers(NamedTuple):
+    """The memory of a product: encoded rows, `Lines`, sums, terms of the light, and `Space`.
+
+    Parameters
+    ----------
+    encoded : integers int16 [n, longest segment]; their sums, edges and sums with columns, [n, 2]
+    product : of `panel` outputs, int32 [kinds, lines, panel]
+    """
+
+    encoded: Any
+    lines: Any
+    product: Any
+    light_term: Any
+    space: Any
+
+
+@_inlined
+def _buffers_at(address: int, n: int, has_drift: bool, bench: Any, weights: Any, detector: Any) -> Any:
+    """Return the buffers for n rows at an address, one after another; the last is `space.drawn`."""
+    segments, longest = len(weights.segments), 0
+    for s in range(segments):
         longest = max(longest, weights.segments[s, 1])
-    encoded = (
-        np.empty((n, longest), np.int16), np.empty((n, 2)), np.empty((n, 2)),
-        np.empty((n, 2), np.int64), np.empty(n),
-    )  # fmt: skip
+    stored = weights.segments[segments - 1, 2] + (weights.segments[segments - 1, 1] + 3) // 4 * 4
+    variants = 1 if bench.scheme == ONE_SUM else 2
     kinds = 1 if bench.scheme in (ONE_SUM, TWO_EXPOSURES) else 2
-    step, panel = min(n, 32), 256
+    frames, exposures, step, panel = 0, detector.exposures, min(n, 32), 256
+    if bench.source_rms > 0 or has_drift:
+        frames = (weights.outputs + bench.frame - 1) // bench.frame
     if n <= 4 and longest <= 1024:  # whose weights fit a second-level cache
         panel = 512
-    light_term = np.empty((2, panel), np.float32)
-    product = np.empty(
-        (kinds, 2 * step if bench.scheme >= TWO_EXPOSURES else step, panel), np.int32
-    )
-    return _lines_for(n, has_drift, bench, weights, detector), encoded, product, light_term
+    in_turn = 2 * step if bench.scheme >= TWO_EXPOSURES else step
+    shown = _array(address, (n, variants, stored), np.int8)
+    starts = _array(_after(shown), (segments, 2, n * variants), np.int32)
+    row_light = _array(_after(starts), (segments, detector.rails * exposures, n), np.float32)
+    terms = _array(_after(row_light), (segments, 8, n), np.float32)
+    minus = _array(_after(terms), (segments, n), np.bool_)
+    source = _array(_after(minus), (segments, exposures, n, frames), np.float32)
+    scale = _array(_after(source), (segments, n), np.float64)
+    low = _array(_after(scale), (segments, n), np.float64)
+    passed = _array(_after(low), (segments, n), np.float64)
+    integers = _array(_after(passed), (n, longest), np.int16)
+    sums = _array(_after(integers), (n, 2), np.float64)
+    edges = _array(_after(sums), (n, 2), np.float64)
+    both = _array(_after(edges), (n, 2), np.int64)
+    product = _array(_after(both), (kinds, in_turn, panel), np.int32)
+    light_term = _array(_after(product), (2, panel), np.float32)
+    lines = Lines(shown, starts, row_light, terms, minus, source, scale, low, passed)
+    space = _space_at(_after(light_term), panel)
+    return Buffers((integers, sums, edges, both), lines, product, light_term, space)
 
 
 @_inner
@@ -1688,40 +1712,22 @@ def _observe_segment(
                     peak[k] = max(peak[k], abs(value[k]))
 
 
-@_compiled
-def multiply(
-    operands: Any, task: Any, constants: Any, plain: Any, key: Any, table: Any, results: Any
-) -> Any:
-    """Store products of rows x [m, n, K] in y [m, n, M]: encode, multiply, read and scale.
-
-    With `peaks`, find the largest noise-free magnitude of each output at its converter instead.
-
-    Parameters
-    ----------
-    operands : x; y, result; ids of the rows, uint64 [m, n]; drift, the brightness of each row,
-        float32 [m, n], or [m, 0] without; and `valid`, which outputs of each row have a peak, bool
-        [m, n, M], or [m, n, 0] for all
-    task : first and last matrix, row and output (the first output a multiple of 128)
-    constants : of the bench, and of its detector, as records
-    plain : `PackedWeights.plain`
-    key : `product_key`
-    table : `noise.quantiles`
-    results : light of each row in photons, float64 [segments, m, n]; rows with an exposure of x-,
-        int64 [segments, m]; and peaks, float32 [m, segments, M], or [0, 0, 0] for a product
-
-    Returns
-    -------
-    saturated values; -1 if a row is too large or not finite
-    """
+@_inner
+def _multiply(
+    memory: Any, operands: Any, task: Any, bench: Any, plain: Any, detector: Any, key: Any,
+    table: Any, results: Any,
+) -> int:  # fmt: skip
+    """Do what `multiply` promises, in the given memory."""
     (x, y, rows, drift, valid), (light, second, peaks) = operands, results
-    bench, detector, weights = constants[0][0], constants[1][0], _weights_at(plain)
     first_matrix, last_matrix, first_row, last_row, first_output, last_output = task
-    lines, encoded, product, light_term = _buffers_of(
-        task, drift.shape[1] > 0, bench, weights, detector
+    weights, n, saturated = _weights_at(plain), last_row - first_row, 0
+    aligned = (memory.ctypes.data + 63) // 64 * 64
+    encoded, lines, product, light_term, space = _buffers_at(
+        aligned, n, drift.shape[1] > 0, bench, weights, detector
     )
-    panel, saturated, n = product.shape[2], 0, last_row - first_row
-    step = min(n, 32)
-    space = _space_for(panel)
+    lines.shown[:] = 0  # also the columns between segments
+    lines.minus[:] = False
+    panel, step = product.shape[2], min(n, 32)
     light_unit = (bench.light_unit[0], bench.light_unit[1])
     gains = (bench.gains[0], bench.gains[1])
     has_light = bench.photons > 0 or bench.per_mac > 0 or bench.entering_per_mac > 0
@@ -1779,6 +1785,38 @@ def multiply(
                         out, s, matrix, low, column, width, bench, weights, detector, lines
                     )
     return saturated
+
+
+@_compiled
+def multiply(
+    operands: Any, task: Any, constants: Any, plain: Any, key: Any, table: Any, results: Any
+) -> Any:
+    """Store products of rows x [m, n, K] in y [m, n, M]: encode, multiply, read and scale.
+
+    With `peaks`, find the largest noise-free magnitude of each output at its converter instead.
+
+    Parameters
+    ----------
+    operands : x; y, result; ids of the rows, uint64 [m, n]; drift, the brightness of each row,
+        float32 [m, n], or [m, 0] without; and `valid`, which outputs of each row have a peak, bool
+        [m, n, M], or [m, n, 0] for all
+    task : first and last matrix, row and output (the first output a multiple of 128)
+    constants : of the bench, and of its detector, as records
+    plain : `PackedWeights.plain`
+    key : `product_key`
+    table : `noise.quantiles`
+    results : light of each row in photons, float64 [segments, m, n]; rows with an exposure of x-,
+        int64 [segments, m]; and peaks, float32 [m, segments, M], or [0, 0, 0] for a product
+
+    Returns
+    -------
+    saturated values; -1 if a row is too large or not finite
+    """
+    drift, rows = operands[3], task[3] - task[2]
+    bench, detector, weights = constants[0][0], constants[1][0], _weights_at(plain)
+    buffers = _buffers_at(0, rows, drift.shape[1] > 0, bench, weights, detector)
+    memory = np.empty(_after(buffers.space.drawn) + 64, np.uint8)
+    return _multiply(memory, operands, task, bench, plain, detector, key, table, results)
 
 
 @_inlined
