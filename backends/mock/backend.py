@@ -138,10 +138,9 @@ class MockBackend(Backend):
         operands = (x, none, ids, no_drift, valid)
         constants = as_record(self._constants._replace(source_rms=0.0)), self._records[1]
         light = np.empty((segments, matrices, rows))
-        second = np.zeros((segments, matrices), dtype=np.int64)
-        results = [(light, second, peak) for peak in peaks]
+        second = np.zeros((len(tasks), segments, matrices), dtype=np.int64)
         same = (constants, weights.plain(None), product_key(0, "", 0), quantiles())
-        if _multiply_all(operands, tasks, same, results, threads) < 0:
+        if _multiply_all(operands, tasks, same, (light, second, peaks), threads) < 0:
             raise _too_large(x, weights)
         return (peaks.max(axis=0) * self._constants.value_unit).astype(np.float64)
 
@@ -222,7 +221,7 @@ class MockBackend(Backend):
             run_all([partial(read, *panel) for panel in row_blocks[0].panels(spread)], spread)
 
         run_all([partial(work, *block) for block in blocks], threads if spread == 1 else 1)
-        stats = self._counted((matrices, rows, length, outputs), reading_stats.second)
+        stats = self._counted((matrices, rows, length, outputs), reading_stats.second[None])
         stats.photons = float(reading_stats.photons.sum())
         stats.saturated = reading_stats.saturated + sum(s.weights.saturated for s in segments)
         stats.seconds = reading_stats.seconds
@@ -233,22 +232,19 @@ class MockBackend(Backend):
         start = time.perf_counter()
         weights: PackedWeights = w.content
         (matrices, rows, length), outputs = x.shape, w.shape[-2]
-        segments = len(weights.saturated)
         y = np.empty((matrices, rows, outputs), np.float32)
-        light = np.empty((segments, matrices, rows))
+        light = np.empty((len(weights.saturated), matrices, rows))
         threads = _threads(x.size * outputs)
         tasks = _tasks(matrices, rows, outputs, threads)
-        second = np.zeros((len(tasks), segments, matrices), np.int64)
+        second = np.zeros((len(tasks), len(light), matrices), np.int64)
         operands = (x, y, at.rows, self._drift(at.rows), _ALL)
         key, plain = product_key(self.seed, at.matmul, at.attempt), weights.plain(w.ranges)
-        results = [(light, of_task, _NO_PEAKS) for of_task in second]
         same = (self._records, plain, key, quantiles())
-        found = _multiply_all(operands, tasks, same, results, threads)
+        found = _multiply_all(operands, tasks, same, (light, second, _NO_PEAKS), threads)
         if found < 0:
             raise _too_large(x, weights)
-        repeated = second[0] if len(tasks) == 1 else second.sum(axis=0)
-        stats = self._counted((matrices, rows, length, outputs), repeated)
-        stats.photons = float(np.add.reduce(light, axis=None))
+        stats = self._counted((matrices, rows, length, outputs), second)
+        stats.photons = light.item() if light.size == 1 else float(light.sum())
         stats.saturated = found + sum(weights.saturated)
         stats.seconds = {"product": time.perf_counter() - start}
         return MatmulResult(y, stats)
@@ -266,14 +262,14 @@ class MockBackend(Backend):
         Parameters
         ----------
         sizes : matrices, rows, length and outputs
-        second : rows of each segment and matrix that need a second exposure, int64 [segments, m]
+        second : rows of each task, segment and matrix that need a second exposure, int64
         """
         key = (sizes, second.tobytes())
         kept = self._counts.get(key)
         if kept is None:
             if len(self._counts) >= _KEPT_COUNTS:
                 self._counts.clear()
-            kept = self._counts[key] = self._count(sizes, second)
+            kept = self._counts[key] = self._count(sizes, second.sum(axis=0))
         stats = Stats.__new__(Stats)  # quicker than a copy: a token has hundreds
         stats.__dict__.update(kept.__dict__)
         return stats
@@ -312,17 +308,26 @@ def _multiply_all(
     operands: tuple[np.ndarray, ...],
     tasks: list[tuple[int, ...]],
     same: tuple[Any, ...],
-    results: list[tuple[np.ndarray, ...]],
+    results: tuple[np.ndarray, ...],
     threads: int,
 ) -> int:
-    """Call `kernels.multiply` once per task, and return the saturated values, or -1."""
+    """Call `kernels.multiply` once per task, and return the saturated values, or -1.
+
+    Parameters
+    ----------
+    results : light; rows with an exposure of x-, of each task; and peaks of each task
+    """
     multiply = compiled_loops().multiply
+    light, second, peaks = results
     if len(tasks) == 1:
-        return int(multiply(operands, tasks[0], *same, results[0]))
+        peak = peaks[0] if peaks.size else peaks
+        return int(multiply(operands, tasks[0], *same, (light, second[0], peak)))
     found = [0] * len(tasks)
 
     def work(number: int) -> None:
-        found[number] = multiply(operands, tasks[number], *same, results[number])
+        peak = peaks[number] if peaks.size else _NO_PEAKS
+        of_task = (light, second[number], peak)
+        found[number] = multiply(operands, tasks[number], *same, of_task)
 
     run_all([partial(work, number) for number in range(len(tasks))], threads)
     return -1 if min(found) < 0 else sum(found)
