@@ -1858,7 +1858,7 @@ def pack_weights(w: Any, scales: Any, place: Any, rule: Any, plain: Any) -> int:
     ----------
     w : float32 [m, M, K]
     scales : range of all levels, and the number at level 0, of the outputs that are stored:
-        float64 and float32 [m, outputs]
+        float64 and float32 [m, outputs]; [0, 0] for the scales that are stored
     place : first and last output; segment, and its first and last column of w that are stored
     rule : number of levels; centre of the offset encoding, or -1; which sums over the outputs are
         kept: 0 none, 1 of the magnitudes, -1 of the integers; and the constants of the bench, as
@@ -1879,7 +1879,9 @@ def pack_weights(w: Any, scales: Any, place: Any, rule: Any, plain: Any) -> int:
             for k in range(begin, end):
                 at, column = k + shift, np.int64(0)
                 for o in range(top, bottom):
-                    width, low = span[matrix, o - first], lowest[matrix, o - first]
+                    width, low = weights.scale[matrix, s, o], np.float32(0)
+                    if span.size:
+                        width, low = span[matrix, o - first], lowest[matrix, o - first]
                     step = np.float32(min(levels / width, 3e38)) if width > 0 else np.float32(0)
                     number = np.rint((w[matrix, o, k] - low) * step)
                     saturated += (number > most) | (number < least)

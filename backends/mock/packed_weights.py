@@ -50,6 +50,8 @@ from .weight_segment import WeightSegment, readout_limit
 _TILE = 64  # outputs whose bytes are neighbours
 _OF_WEIGHTS = ("bytes", "sums", "columns", "light_term", "lit", "scale", "low", "total")
 _CONVERTERS = ("limit", "inverse_step", "factor")
+_OUTPUTS = 8  # place in `PackedWeights.plain`
+_KNOWN = np.empty((0, 0)), np.empty((0, 0), dtype=np.float32)  # scales that are stored
 
 
 def can_pack(parameters: MockParameters, length: int) -> bool:
@@ -86,7 +88,13 @@ class PackedWeights:
         levels = offset_levels if self._is_offset else signed_levels
         self._levels, self._leak = levels(profile.weight_bits), modulator_leak(profile)
         bench = bench_constants(parameters)
-        self._bench, self._value_unit = as_record(bench), bench.value_unit
+        self._value_unit = bench.value_unit
+        centre = (self._levels + 1) // 2 if self._is_offset else -1
+        self._rule = (self._levels, centre, self._lit, as_record(bench))
+        # keys and values take their scales from calibration: those of a new token are known
+        self._has_scale = not self._is_offset and ranges is not None and ranges.weight is not None
+        self._is_shared = self._has_scale and _is_one(ranges)
+        self._peaks: dict[int, float] = {}
         self._arrays = self._space(weights.shape[1], weights.shape[2])
         self.grow(weights)
 
@@ -99,21 +107,22 @@ class PackedWeights:
         """
         _, outputs, length = weights.shape
         _, old_outputs, old_length = self.shape
-        self._reserve(outputs, length)
+        is_moved = self._lengthen(length) | self._reserve(outputs, length)
         self.shape = weights.shape
-        if length > old_length:
-            self.segments = self._segments(length)
-            self.saturated += [0] * (len(self.segments) - len(self.saturated))
-        self._places = self._kept_places()
+        if is_moved:
+            self._places = self._kept_places()
+        self._places[_OUTPUTS] = outputs
         for s, (first, size, _) in enumerate(self.segments.tolist()):
             if outputs > old_outputs:
                 rows, begin = slice(old_outputs, outputs), first
+                is_known = self._is_shared and old_outputs > 0
             elif first + size > old_length:
                 rows, begin = slice(0, outputs), max(first, old_length)
+                is_known = self._has_scale and begin > first
             else:
                 continue
-            scales = self._kept_scales(s, rows, begin > first)
-            if scales is None:
+            scales = _KNOWN
+            if not is_known:
                 scales = self._scales(weights[:, rows, first : first + size], s, rows)
                 if not isinstance(self._converted, str):
                     self._convert(self._converted, s, rows)
@@ -129,37 +138,16 @@ class PackedWeights:
         last: int,
     ) -> None:
         """Encode columns `begin` to `last`, of segment `s`, of some outputs."""
-        centre = (self._levels + 1) // 2 if self._is_offset else -1
-        place = (rows.start, rows.stop, s, begin, last)
-        rule = (self._levels, centre, self._lit, self._bench)
+        place, arrays = (rows.start, rows.stop, s, begin, last), self._arrays
         pack = compiled_loops().pack_weights
-        self.saturated[s] += pack(weights, scales, place, rule, self._places)
-        peaks = self._arrays["scale"][:, s, rows]
-        if self._is_offset:
-            self._add_digital(s, rows, scales[1], last - int(self.segments[s, 0]))
-            peaks = peaks + np.abs(self._arrays["low"][:, s, rows])
-        peak = max(float(peaks.max()) * int(self.segments[s, 1]), 1.0)
-        self._arrays["largest"][s] = min(self._arrays["largest"][s], LARGEST / peak)
-
-    def _kept_scales(
-        self, s: int, rows: slice, has_segment: bool
-    ) -> tuple[np.ndarray, np.ndarray] | None:
-        """Return span and least number [m, M] of outputs whose scale is known; None otherwise.
-
-        Keys and values take theirs from calibration: those of a new token are those of the others.
-        """
-        ranges, arrays = self._ranges, self._arrays
-        if self._is_offset or ranges is None or ranges.weight is None:
-            return None
-        scale = arrays["scale"][:, s, rows]
-        if rows.start:
-            if max(ranges.weight.shape[-2:]) > 1 or ranges.readout.shape[-1] > 1:
-                return None
-            for name in ("scale", *_CONVERTERS):
-                arrays[name][:, s, rows] = arrays[name][:, s, :1]
-        elif not has_segment:
-            return None
-        return np.ascontiguousarray(scale), np.zeros(scale.shape, dtype=np.float32)
+        self.saturated[s] += pack(weights, scales, place, self._rule, self._places)
+        if scales is not _KNOWN:
+            peaks = arrays["scale"][:, s, rows]
+            if self._is_offset:
+                self._add_digital(s, rows, scales[1], last - int(self.segments[s, 0]))
+                peaks = peaks + np.abs(arrays["low"][:, s, rows])
+            self._peaks[s] = max(self._peaks.get(s, 0.0), float(peaks.max()))
+        arrays["largest"][s] = LARGEST / max(self._peaks[s] * (last - int(self.segments[s, 0])), 1.0)
 
     def _scales(self, part: np.ndarray, s: int, rows: slice) -> tuple[np.ndarray, np.ndarray]:
         """Return span and least number [m, M] of a segment's outputs; store their scale."""
@@ -178,6 +166,8 @@ class PackedWeights:
             scale[...] = np.maximum(part.max(axis=-1), -part.min(axis=-1))
         else:
             scale[...] = edges[1][..., 0]
+        if self._is_shared:
+            self._arrays["scale"][:, s] = scale[:, :1]
         return np.ascontiguousarray(scale), np.zeros(scale.shape, dtype=np.float32)
 
     def _add_digital(self, s: int, rows: slice, lowest: np.ndarray, length: int) -> None:
@@ -232,15 +222,25 @@ class PackedWeights:
             "total": np.zeros(offset),
         }
 
-    def _reserve(self, outputs: int, length: int) -> None:
-        """Take twice the space if the weights do not fit."""
+    def _lengthen(self, length: int) -> bool:
+        """Extend the segments to a length; return whether they are another array."""
+        table = self.segments
+        most = self._parameters.geometry.inputs or length
+        if len(table) and length - table[-1, 0] <= most:
+            table[-1, 1] = length - table[-1, 0]
+            return False
+        self.segments = self._segments(length)
+        self.saturated += [0] * (len(self.segments) - len(self.saturated))
+        return True
+
+    def _reserve(self, outputs: int, length: int) -> bool:
+        """Take twice the space if the weights do not fit; return whether they did not."""
         arrays = self._arrays
         old_outputs, stored = arrays["scale"].shape[2], arrays["bytes"].shape[2]
         stored *= 4 if compiled_loops().HAS_DOT else 1
-        segments = self._segments(length)
-        needed = segments[-1, 2] + -(-segments[-1, 1] // 4) * 4
+        needed = self.segments[-1, 2] + -(-self.segments[-1, 1] // 4) * 4
         if outputs <= old_outputs and needed <= stored:
-            return
+            return False
         most = max(outputs, 2 * old_outputs) if outputs > old_outputs else old_outputs
         longest = 2 * length if needed > stored else max(length, self.shape[2])
         self._arrays = self._space(most, longest)
@@ -248,6 +248,9 @@ class PackedWeights:
             old = arrays[name]
             place = tuple(slice(0, min(a, b)) for a, b in zip(old.shape, new.shape, strict=True))
             new[place] = old[place]
+            if self._is_shared and name in ("scale", *_CONVERTERS):
+                new[place[:2]] = old[place[:2]][:, :, :1]
+        return True
 
     # --- products --------------------------------------------------------------------------------
 
@@ -284,7 +287,10 @@ class PackedWeights:
         limit = np.broadcast_to(limit, scale.shape)
         converter = Converter.of_limits(limit, self._value_unit, scale, profile)
         for name, values in zip(_CONVERTERS, converter, strict=True):
-            self._arrays[name][:, s, rows] = values
+            if self._is_shared:
+                self._arrays[name][:, s] = values[:, :1]
+            else:
+                self._arrays[name][:, s, rows] = values
 
     @property
     def largest(self) -> float:
@@ -335,6 +341,13 @@ class PackedWeights:
             part = bytes_[:, start // 4 :] if loops.HAS_DOT else bytes_[:, start:]
             integers.append(loops.unpacked(part, outputs, length))
         return np.stack(integers)
+
+
+def _is_one(ranges: Ranges | None) -> bool:
+    """Return whether all outputs of a dynamic operand share one scale and one range."""
+    if ranges is None or ranges.weight is None:
+        return False
+    return max(ranges.weight.shape[-2:]) == 1 and ranges.readout.shape[-1] == 1
 
 
 _BLOCK, _SMALLEST = 1 << 24, 1 << 16  # bytes
