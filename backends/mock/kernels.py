@@ -185,16 +185,27 @@ def _broadcast(builder: Any, pointer: Any) -> Any:
     return builder.shuffle_vector(first, nothing, lanes)
 
 
-def _fetch_ahead(builder: Any, block: Any, lines: int) -> None:
-    """Begin to load the weights of 32 steps later, which few rows read once: past the caches."""
+def _fetch(builder: Any, address: Any, again: int) -> None:
+    """Begin to load a line of a cache: `again` is 3 to keep it in all caches, 0 to read it once."""
     place, word = ir.IntType(8).as_pointer(), ir.IntType(32)
     kind = ir.FunctionType(ir.VoidType(), [place, word, word, word])
     fetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
-    for line in range(lines):
-        ahead = builder.inttoptr(
-            builder.add(block, ir.Constant(block.type, _AHEAD + 64 * line)), place
-        )
-        builder.call(fetch, [ahead, word(0), word(0), word(1)])  # to read, once, data
+    builder.call(fetch, [builder.inttoptr(address, place), word(0), word(again), word(1)])
+
+
+@intrinsic
+def _begin_loads(context: Any, address: Any, count: Any) -> Any:
+    """Begin to load `count` numbers of 4 bytes, while something else is computed."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        address, count = arguments
+        lines = builder.sdiv(builder.add(count, ir.Constant(LONG, 15)), ir.Constant(LONG, 16))
+        with cgutils.for_range(builder, lines) as loop:
+            offset = builder.mul(loop.index, ir.Constant(LONG, 64))
+            _fetch(builder, builder.add(address, offset), 3)
+        return context.get_dummy_value()
+
+    return types.void(types.uint64, types.int64), generate
 
 
 def _at_rows(builder: Any, base: Any, step: Any, count: int) -> list[Any]:
@@ -273,8 +284,8 @@ def _tile_of(rows: int, vectors: int, weights: str) -> Any:
             with cgutils.for_range(builder, steps) as loop:
                 offset = builder.mul(loop.index, ir.Constant(address, 4 * TILE))
                 block = builder.add(weights_at, offset)
-                if rows <= 2:
-                    _fetch_ahead(builder, block, vectors)
+                for j in range(vectors if rows <= 2 else 0):  # few rows read weights once
+                    _fetch(builder, builder.add(block, ir.Constant(address, _AHEAD + 64 * j)), 0)
                 loaded = [
                     _variants(
                         builder,
@@ -1733,6 +1744,7 @@ def _multiply(
     has_light = bench.photons > 0 or bench.per_mac > 0 or bench.entering_per_mac > 0
     of_noise = key if has_light else key[:0]
     kinds = 1 if bench.scheme == WITH_LIGHT and not has_light else product.shape[0]
+    lit_rails = 0 if detector.balanced and kinds == 1 else detector.rails
     for matrix in range(first_matrix, last_matrix):
         ids, part = rows[matrix, first_row:last_row], x[matrix, first_row:last_row]
         own_drift = drift[matrix, first_row:last_row] if drift.shape[1] else drift[matrix]
@@ -1754,16 +1766,22 @@ def _multiply(
                     weights.inverse_step[matrix, s, column:end],
                     weights.factor[matrix, s, column:end],
                 )
-                for rail in range(detector.rails):
-                    term, here = weights.light_term[matrix, s, rail, column:end], light_term[rail]
-                    for k in range(width):
-                        here[k] = term[k]
+                _begin_loads(np.uint64(converter.scale.ctypes.data), width)
+                numbers = converter.inverse_step if detector.balanced else converter.limit
+                _begin_loads(np.uint64(numbers.ctypes.data), width)
+                term = weights.light_term[matrix, s]
+                for rail in range(lit_rails):
+                    _begin_loads(np.uint64(term[rail, column:end].ctypes.data), width)
                 for low in range(0, n, step):
                     high = min(low + step, n)
                     sums = product[:kinds, :, :tiles]
                     in_turn = _multiply_panel(
                         lines, s, low, high, column, bench, weights, matrix, sums
                     )
+                    for rail in range(0 if low else lit_rails):
+                        of_rail, here = term[rail, column:end], light_term[rail]
+                        for k in range(width):
+                            here[k] = of_rail[k]
                     block = Block(
                         column, product, light_unit, gains,
                         lines.row_light[s, :, low:high], lines.terms[s, :, low:high], light_term,
