@@ -63,6 +63,7 @@ class MockBackend(Backend):
             raise InputError(f"profile = {profile!r} is not an OpticsProfile; see load_profile")
         if not isinstance(seed, int) or not 0 <= seed < 2**64:
             raise InputError(f"seed = {seed!r} is not a whole number; give one from 0 to 2^64 - 1")
+        thread_count()  # refuses a wrong OMP_NUM_THREADS now: small products do not ask for it
         self.seed = seed
         words = {"sources", "years", "name", "title"}
         self._profile_text = self.profile.model_dump_json(exclude=words)

@@ -1663,7 +1663,9 @@ class Buffers(NamedTuple):
 
 
 @_inlined
-def _buffers_at(address: int, n: int, has_drift: bool, bench: Any, weights: Any, detector: Any) -> Any:
+def _buffers_at(
+    address: int, n: int, has_drift: bool, bench: Any, weights: Any, detector: Any
+) -> Any:
     """Return the buffers for n rows at an address, one after another; the last is `space.drawn`."""
     segments, longest = len(weights.segments), 0
     for s in range(segments):

@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from functools import cached_property
 from threading import Lock
-from typing import Any
 
 import numpy as np
 
@@ -147,7 +146,9 @@ class PackedWeights:
                 self._add_digital(s, rows, scales[1], last - int(self.segments[s, 0]))
                 peaks = peaks + np.abs(arrays["low"][:, s, rows])
             self._peaks[s] = max(self._peaks.get(s, 0.0), float(peaks.max()))
-        arrays["largest"][s] = LARGEST / max(self._peaks[s] * (last - int(self.segments[s, 0])), 1.0)
+        arrays["largest"][s] = LARGEST / max(
+            self._peaks[s] * (last - int(self.segments[s, 0])), 1.0
+        )
 
     def _scales(self, part: np.ndarray, s: int, rows: slice) -> tuple[np.ndarray, np.ndarray]:
         """Return span and least number [m, M] of a segment's outputs; store their scale."""
@@ -347,7 +348,7 @@ def _is_one(ranges: Ranges | None) -> bool:
     """Return whether all outputs of a dynamic operand share one scale and one range."""
     if ranges is None or ranges.weight is None:
         return False
-    return max(ranges.weight.shape[-2:]) == 1 and ranges.readout.shape[-1] == 1
+    return bool(max(ranges.weight.shape[-2:]) == 1 and ranges.readout.shape[-1] == 1)
 
 
 _BLOCK, _SMALLEST = 1 << 24, 1 << 16  # bytes
