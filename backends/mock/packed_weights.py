@@ -94,7 +94,12 @@ class PackedWeights:
         self._has_scale = not self._is_offset and ranges is not None and ranges.weight is not None
         self._is_shared = self._has_scale and _is_one(ranges)
         self._peaks: dict[int, float] = {}
-        self._arrays = self._space(weights.shape[1], weights.shape[2])
+        _, outputs, length = weights.shape
+        if self._is_shared:  # keys: space for the tokens that follow
+            outputs += outputs // 2
+        elif self._has_scale:  # values
+            length += length // 2
+        self._arrays = self._space(outputs, length)
         self.grow(weights)
 
     # --- weights ---------------------------------------------------------------------------------
