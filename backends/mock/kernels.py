@@ -267,6 +267,8 @@ def _tile_of(rows: int, vectors: int, weights: str) -> Any:
                 ir.FunctionType(vector, [vector] * 3),
                 "llvm.x86.avx512.vpdpbusd.512",
             )
+            # the last rows, or the only ones: they read weights once
+            is_last = rows == 1 or (rows == 2 and weights == "sides")
             products, zero = 1 if weights == "all" else 2, ir.Constant(vector, [0] * 16)
             behind = 2 if weights == "pair" else 1
             lines = _at_rows(builder, x, stride, rows * behind)
@@ -284,7 +286,7 @@ def _tile_of(rows: int, vectors: int, weights: str) -> Any:
             with cgutils.for_range(builder, steps) as loop:
                 offset = builder.mul(loop.index, ir.Constant(address, 4 * TILE))
                 block = builder.add(weights_at, offset)
-                for j in range(vectors if rows <= 2 else 0):  # few rows read weights once
+                for j in range(vectors if is_last else 0):
                     _fetch(builder, builder.add(block, ir.Constant(address, _AHEAD + 64 * j)), 0)
                 loaded = [
                     _variants(

@@ -373,7 +373,8 @@ def _large_pages(shape: tuple[int, ...]) -> np.ndarray:
         return np.empty(shape, dtype=np.uint8)
     with _taking:
         if _used + size > _block.size:
-            _block, _used = np.empty(_BLOCK, dtype=np.uint8), 0
+            _block = np.empty(_BLOCK, dtype=np.uint8)
+            _used = -_block.ctypes.data % 64  # at a line of the caches
         part, _used = _block[_used : _used + size], _used + -(-size // 64) * 64
     return part.reshape(shape)
 
