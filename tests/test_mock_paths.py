@@ -166,6 +166,16 @@ def test_threads_do_not_change_bits(variant: str, n: int, monkeypatch: pytest.Mo
     assert all(np.array_equal(result, results[0]) for result in results)
 
 
+def test_parts_of_a_block_with_large_pages_do_not_overlap() -> None:
+    # Weights that overwrote those of another product would be wrong numbers without an error.
+    from lightloom.backends.mock.packed_weights import _large_pages
+
+    parts = [_large_pages((1, size, 64)) for size in (1024, 1025, 60_000, 1500, 70_000) * 9]
+    for number, part in enumerate(parts):
+        part[:] = number
+    assert all((part == number).all() for number, part in enumerate(parts))
+
+
 def test_an_invalid_number_of_threads_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     # A user would get a traceback for a typing error in the environment.
     from lightloom.instruments import InputError

@@ -25,6 +25,7 @@ from ..profile import OpticsProfile, load_profile
 from ..tiling import Geometry, cuts
 from ..timing import ShotTiming
 from . import LOOPS, compiled_loops
+from .detection import as_record
 from .encoding import LARGEST, encode_weights
 from .integer_products import FEW_ROWS, active_path
 from .noise import GROUP, NoiseKeys, product_key, quantiles
@@ -38,6 +39,7 @@ _BLOCK_ROWS = 256  # at a time, with panels of outputs
 _WORTH_THREADS = 1 << 23  # multiplications worth threads: waking one takes as long as half of them
 _KEPT_COUNTS = 1024
 _NO_PEAKS = np.zeros((0, 0, 0), dtype=np.float32)
+_ALL = np.zeros((0, 0, 0), dtype=bool)
 _BLOCK_VALUES = 1 << 21  # of a block of rows without panels
 
 
@@ -79,6 +81,7 @@ class MockBackend(Backend):
             raise InputError(f"profile = {profile!r} is not an OpticsProfile; see load_profile")
         if not isinstance(seed, int) or not 0 <= seed < 2**64:
             raise InputError(f"seed = {seed!r} is not a whole number; give one from 0 to 2^64 - 1")
+        thread_count()  # refuses a wrong OMP_NUM_THREADS now: small products do not ask for it
         self.seed = seed
         words = {"sources", "years", "name", "title"}
         self._profile_text = self.profile.model_dump_json(exclude=words)
@@ -91,7 +94,8 @@ class MockBackend(Backend):
         self.timing = ShotTiming.of(self.profile)
         self._counts: dict[tuple[tuple[int, ...], bytes], Stats] = {}
         self._constants = bench_constants(self._parameters)
-        self._bench, self._detector = tuple(self._constants), tuple(self._parameters.detector)
+        detector = self._parameters.detector
+        self._records = as_record(self._constants), as_record(detector)
 
     @property
     def remarks(self) -> Sequence[str]:  # type: ignore[override]
@@ -156,8 +160,8 @@ class MockBackend(Backend):
 
     def _peaks(self, x: np.ndarray, weights: PackedWeights, mask: np.ndarray | None) -> np.ndarray:
         """Do what `observe` promises, in one compiled call per task."""
-        (matrices, rows, _), outputs, loops = x.shape, weights.shape[1], compiled_loops()
-        threads, plain = _threads(x.size * outputs), weights.fields()
+        (matrices, rows, _), outputs = x.shape, weights.shape[1]
+        threads = _threads(x.size * outputs)
         tasks = _tasks(matrices, rows, outputs, threads, may_divide=False)
         peaks = np.zeros((len(tasks), matrices, len(weights.saturated), outputs), dtype=np.float32)
         valid = np.empty((matrices, rows, 0), dtype=bool) if mask is None else mask
@@ -165,19 +169,12 @@ class MockBackend(Backend):
         none, segments = np.empty((0, 0, 0), np.float32), len(weights.saturated)
         ids, no_drift = np.zeros((matrices, rows), np.uint64), np.empty((matrices, 0), np.float32)
         operands = (x, none, ids, no_drift, valid)
-        bench = tuple(self._constants._replace(source_rms=0.0))
+        constants = as_record(self._constants._replace(source_rms=0.0)), self._records[1]
         light = np.empty((segments, matrices, rows))
-        second, found = np.zeros((segments, matrices), dtype=np.int64), [0] * len(tasks)
-
-        def work(number: int) -> None:
-            results, key = (light, second, peaks[number]), product_key(0, "", 0)
-            found[number] = loops.multiply(
-                operands, tasks[number], bench, plain, self._detector, key, quantiles(), results
-            )
-
-        run_all([partial(work, number) for number in range(len(tasks))], threads)
-        if min(found) < 0:
-            raise _too_large(x, plain)
+        second = np.zeros((len(tasks), segments, matrices), dtype=np.int64)
+        same = (constants, weights.places, product_key(0, "", 0), quantiles())
+        if _multiply_all(operands, tasks, same, (light, second, peaks), threads) < 0:
+            raise _too_large(x, weights)
         return (peaks.max(axis=0) * self._constants.value_unit).astype(np.float64)
 
     def _largest(
@@ -236,7 +233,9 @@ class MockBackend(Backend):
     def _matmul(self, x: np.ndarray, w: PreparedWeights, at: Address) -> MatmulResult:
         if self._twin is not None:
             return self._twin_product(x, w, at)
-        x = np.require(x, requirements=["C", "W"])  # kernels are compiled for it
+        flags = x.flags
+        if not (flags.c_contiguous and flags.writeable):  # kernels are compiled for it
+            x = np.require(x, requirements=["C", "W"])
         matrices, rows, length = x.shape
         if self._is_whole(w, rows):
             return self._whole(x, w, at)
@@ -272,7 +271,7 @@ class MockBackend(Backend):
             run_all([partial(read, *panel) for panel in row_blocks[0].panels(spread)], spread)
 
         run_all([partial(work, *block) for block in blocks], threads if spread == 1 else 1)
-        stats = self._counted((matrices, rows, length, outputs), reading_stats.second)
+        stats = self._counted((matrices, rows, length, outputs), reading_stats.second[None])
         stats.photons = float(reading_stats.photons.sum())
         stats.saturated = reading_stats.saturated + sum(s.weights.saturated for s in segments)
         stats.seconds = reading_stats.seconds
@@ -291,33 +290,21 @@ class MockBackend(Backend):
         """Multiply rows [m, N, K] in one compiled call per task."""
         start = time.perf_counter()
         weights: PackedWeights = w.content
-        (matrices, rows, length), outputs, segments = x.shape, w.shape[-2], len(weights.saturated)
-        plain, multiply = weights.plain(w.ranges), compiled_loops().multiply
-        key, table = product_key(self.seed, at.matmul, at.attempt), quantiles()
-        y = np.empty((matrices, rows, outputs), dtype=np.float32)
-        light, valid = np.empty((segments, matrices, rows)), np.empty((matrices, rows, 0), bool)
+        (matrices, rows, length), outputs = x.shape, w.shape[-2]
+        y = np.empty((matrices, rows, outputs), np.float32)
+        light = np.empty((len(weights.saturated), matrices, rows))
         threads = _threads(x.size * outputs)
         tasks = _tasks(matrices, rows, outputs, threads)
-        second = np.zeros((len(tasks), segments, matrices), dtype=np.int64)
-        operands = (x, y, at.rows, self._drift(at.rows), valid)
-        saturated = [0] * len(tasks)
-
-        def work(number: int) -> None:
-            results = (light, second[number], _NO_PEAKS)
-            saturated[number] = multiply(
-                operands, tasks[number], self._bench, plain, self._detector, key, table, results
-            )
-
-        if len(tasks) == 1:
-            work(0)
-        else:
-            run_all([partial(work, number) for number in range(len(tasks))], threads)
-        if min(saturated) < 0:
-            raise _too_large(x, plain)
-        repeated = second[0] if len(tasks) == 1 else second.sum(axis=0)
-        stats = self._counted((matrices, rows, length, outputs), repeated)
-        stats.photons = float(light.sum())
-        stats.saturated = sum(saturated) + sum(weights.saturated)
+        second = np.zeros((len(tasks), len(light), matrices), np.int64)
+        operands = (x, y, at.rows, self._drift(at.rows), _ALL)
+        key, plain = product_key(self.seed, at.matmul, at.attempt), weights.plain(w.ranges)
+        same = (self._records, plain, key, quantiles())
+        found = _multiply_all(operands, tasks, same, (light, second, _NO_PEAKS), threads)
+        if found < 0:
+            raise _too_large(x, weights)
+        stats = self._counted((matrices, rows, length, outputs), second)
+        stats.photons = light.item() if light.size == 1 else float(light.sum())
+        stats.saturated = found + sum(weights.saturated)
         stats.seconds = {"product": time.perf_counter() - start}
         return MatmulResult(y, stats)
 
@@ -334,14 +321,14 @@ class MockBackend(Backend):
         Parameters
         ----------
         sizes : matrices, rows, length and outputs
-        second : rows of each segment and matrix that need a second exposure, int64 [segments, m]
+        second : rows of each task, segment and matrix that need a second exposure, int64
         """
         key = (sizes, second.tobytes())
         kept = self._counts.get(key)
         if kept is None:
             if len(self._counts) >= _KEPT_COUNTS:
                 self._counts.clear()
-            kept = self._counts[key] = self._count(sizes, second)
+            kept = self._counts[key] = self._count(sizes, second.sum(axis=0))
         stats = Stats.__new__(Stats)  # quicker than a copy: a token has hundreds
         stats.__dict__.update(kept.__dict__)
         return stats
@@ -381,6 +368,35 @@ def mock_path() -> dict[str, str]:
     return {"products": active_path(), "noise and read-out": noise}
 
 
+def _multiply_all(
+    operands: tuple[np.ndarray, ...],
+    tasks: list[tuple[int, ...]],
+    same: tuple[Any, ...],
+    results: tuple[np.ndarray, ...],
+    threads: int,
+) -> int:
+    """Call `kernels.multiply` once per task, and return the saturated values, or -1.
+
+    Parameters
+    ----------
+    results : light; rows with an exposure of x-, of each task; and peaks of each task
+    """
+    multiply = compiled_loops().multiply
+    light, second, peaks = results
+    if len(tasks) == 1:
+        peak = peaks[0] if peaks.size else peaks
+        return int(multiply(operands, tasks[0], *same, (light, second[0], peak)))
+    found = [0] * len(tasks)
+
+    def work(number: int) -> None:
+        peak = peaks[number] if peaks.size else _NO_PEAKS
+        of_task = (light, second[number], peak)
+        found[number] = multiply(operands, tasks[number], *same, of_task)
+
+    run_all([partial(work, number) for number in range(len(tasks))], threads)
+    return -1 if min(found) < 0 else sum(found)
+
+
 def _segments_of(w: PreparedWeights) -> list[WeightSegment]:
     """Return weights as `RowBlock` takes them; packed ones that do not grow keep that form."""
     if not isinstance(w.content, PackedWeights):
@@ -391,14 +407,13 @@ def _segments_of(w: PreparedWeights) -> list[WeightSegment]:
 
 def _threads(multiplications: int) -> int:
     """Return the number of threads for a product of this size."""
-    threads = thread_count()
-    return threads if multiplications >= _WORTH_THREADS else 1
+    return thread_count() if multiplications >= _WORTH_THREADS else 1
 
 
-def _too_large(x: np.ndarray, plain: tuple[Any, ...]) -> InputError:
+def _too_large(x: np.ndarray, weights: PackedWeights) -> InputError:
     return InputError(
         f"x reaches {np.abs(x).max():.3g}, too much for float32 times these weights: scale it to "
-        f"{float(plain[-2].min()):.3g} at most"
+        f"{weights.largest:.3g} at most"
     )
 
 

@@ -5,9 +5,9 @@ operations, with the same bits. Light is in element pairs at full transmission. 
 E / (P g) of E electrons: in units of y after scaling, or, if the difference of two rails is
 converted, in units of its integer sum, so that the sum is the value.
 
-Both take the named tuples of this file, but from numpy to compiled code they travel as plain
-tuples, which numba reads in a third of the time. Numba compiles code for the types of their fields;
-its cache on disk does not notice another order of fields, only a change of `kernels`.
+Both take the named tuples of this file. Constants travel to compiled code as records (`as_record`):
+one address instead of dozens of arguments. Numba compiles code for the types of their fields; its
+cache on disk does not notice another order of fields, only a change of `kernels`.
 """
 
 from functools import lru_cache
@@ -33,6 +33,22 @@ def _codes(bits: int, balanced: bool) -> tuple[float, ...]:
     lowest, highest = (-half, half - 1) if balanced else (0.0, steps)
     beyond = ((lowest - 0.5) * (1 + 1e-6), (highest + 0.5) * (1 + 1e-6))
     return single(lowest, highest, 1 / steps if steps else 0.0, *beyond)
+
+
+@lru_cache(maxsize=64)
+def as_record(constants: Any) -> np.ndarray:
+    """Return a named tuple of numbers, and of tuples of numbers, as a record: [1]."""
+    fields = []
+    for name, value in zip(constants._fields, constants, strict=True):
+        shape = (len(value),) if isinstance(value, tuple) else ()
+        fields.append((name, np.array(value).dtype.str, shape))
+    return np.array([tuple(constants)], dtype=_record_type(tuple(fields)))
+
+
+@lru_cache(maxsize=64)
+def _record_type(fields: tuple[tuple[Any, ...], ...]) -> np.dtype[Any]:
+    """Return the type of a record; numba is slower with a second type of the same fields."""
+    return np.dtype(list(fields), align=True)
 
 
 class RowTerms(NamedTuple):

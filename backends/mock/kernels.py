@@ -16,6 +16,7 @@ from numba import types
 from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
+from numba.np.arrayobj import populate_array
 
 from ...instruments.environment import compiled
 from .detection import (
@@ -23,11 +24,9 @@ from .detection import (
     ONE_SUM,
     TWO_EXPOSURES,
     WITH_LIGHT,
-    BenchConstants,
     Block,
     Converter,
     CrossTerms,
-    Detector,
 )
 from .lanes import FLOAT, LONG, WORD, Counter, Lanes, broadcast, load, numbered, over_lanes
 from .noise import CELLS, COUNT, LOGARITHM, QUANTILE, SOURCE, TAIL, NoiseKeys, quantiles
@@ -165,6 +164,7 @@ HAS_DOT = "+avx512vnni" in _FEATURES
 It asks what numba compiles for, which NUMBA_CPU_NAME may set, and not what processor this is.
 """
 TILE = 64  # outputs whose weights are contiguous
+_AHEAD = 32 * 4 * TILE  # bytes: as far as memory is slow, by measurement
 
 
 def _at(builder: Any, base: Any, index: Any, size: int, kind: Any) -> Any:
@@ -183,6 +183,29 @@ def _broadcast(builder: Any, pointer: Any) -> Any:
     number = builder.load(pointer, align=1)
     first = builder.insert_element(nothing, number, ir.Constant(word, 0))
     return builder.shuffle_vector(first, nothing, lanes)
+
+
+def _fetch(builder: Any, address: Any, again: int) -> None:
+    """Begin to load a line of a cache: `again` is 3 to keep it in all caches, 0 to read it once."""
+    place, word = ir.IntType(8).as_pointer(), ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), [place, word, word, word])
+    fetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+    builder.call(fetch, [builder.inttoptr(address, place), word(0), word(again), word(1)])
+
+
+@intrinsic
+def _begin_loads(context: Any, address: Any, count: Any) -> Any:
+    """Begin to load `count` numbers of 4 bytes, while something else is computed."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        address, count = arguments
+        lines = builder.sdiv(builder.add(count, ir.Constant(LONG, 15)), ir.Constant(LONG, 16))
+        with cgutils.for_range(builder, lines) as loop:
+            offset = builder.mul(loop.index, ir.Constant(LONG, 64))
+            _fetch(builder, builder.add(address, offset), 3)
+        return context.get_dummy_value()
+
+    return types.void(types.uint64, types.int64), generate
 
 
 def _at_rows(builder: Any, base: Any, step: Any, count: int) -> list[Any]:
@@ -244,6 +267,8 @@ def _tile_of(rows: int, vectors: int, weights: str) -> Any:
                 ir.FunctionType(vector, [vector] * 3),
                 "llvm.x86.avx512.vpdpbusd.512",
             )
+            # the last rows, or the only ones: they read weights once
+            is_last = rows == 1 or (rows == 2 and weights == "sides")
             products, zero = 1 if weights == "all" else 2, ir.Constant(vector, [0] * 16)
             behind = 2 if weights == "pair" else 1
             lines = _at_rows(builder, x, stride, rows * behind)
@@ -261,6 +286,8 @@ def _tile_of(rows: int, vectors: int, weights: str) -> Any:
             with cgutils.for_range(builder, steps) as loop:
                 offset = builder.mul(loop.index, ir.Constant(address, 4 * TILE))
                 block = builder.add(weights_at, offset)
+                for j in range(vectors if is_last else 0):
+                    _fetch(builder, builder.add(block, ir.Constant(address, _AHEAD + 64 * j)), 0)
                 loaded = [
                     _variants(
                         builder,
@@ -379,6 +406,45 @@ first, width : multiples of 64 if the processor has the instruction
 part : `ALL` of the weights; `SIDES`, of max(w, 0) and max(-w, 0); or `PAIRS`: the second product is
     of |w| and the line behind each row, so that n is half of the lines
 """
+
+
+@intrinsic
+def _array(context: Any, address: Any, shape: Any, kind: Any) -> Any:
+    """Return the contiguous array at an address; `carray` counts references."""
+    array = types.Array(kind.dtype, len(shape), "C")
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        result = context.make_array(array)(context, builder)
+        sizes = [
+            context.cast(builder, size, kind, types.intp)
+            for size, kind in zip(cgutils.unpack_tuple(builder, arguments[1]), shape, strict=True)
+        ]
+        width = context.get_abi_sizeof(context.get_data_type(array.dtype))
+        item = context.get_constant(types.intp, width)
+        strides = [item]
+        for size in reversed(sizes[1:]):
+            strides.insert(0, builder.mul(strides[0], size))
+        data = builder.inttoptr(arguments[0], result.data.type)
+        populate_array(result, data, sizes, strides, item, meminfo=None)
+        return result._getvalue()
+
+    return array(types.int64, shape, kind), generate
+
+
+@_joined
+def _after(array: Any) -> int:
+    """Return the first address behind an array that begins a line of a cache."""
+    return (array.ctypes.data + array.size * array.itemsize + 63) // 64 * 64
+
+
+@_inlined
+def _tiles_at(address: int, matrices: int, tiles: int, stored: int) -> Any:
+    return _array(address, (matrices, tiles, stored // 4, TILE, 4), np.uint8)
+
+
+@_inlined
+def _plain_at(address: int, matrices: int, outputs: int, stored: int) -> Any:
+    return _array(address, (matrices, outputs, stored), np.int8)
 
 
 def packed(weights: Any) -> Any:
@@ -680,12 +746,13 @@ class Space(NamedTuple):
     drawn: Any
 
 
-@_compiled
-def _space_for(outputs: int) -> Any:
-    """Return the buffers for a number of outputs."""
+@_inlined
+def _space_at(address: int, outputs: int) -> Any:
+    """Return the buffers at an address for a number of outputs."""
     padded = (outputs + 127) // 128 * 128
-    floats, counted = np.zeros((10, padded), np.float32), np.zeros(padded, np.int32)
-    drawn = np.zeros((4, padded), np.uint32)
+    floats = _array(address, (10, padded), np.float32)
+    counted = _array(_after(floats), (padded,), np.int32)
+    drawn = _array(_after(counted), (4, padded), np.uint32)
     return Space(
         floats[0], floats[1], floats[2], floats[3], floats[4], floats[5], counted, floats[6],
         floats[7], floats[8], floats[9], drawn,
@@ -1219,6 +1286,15 @@ def read_segment(
     return saturated
 
 
+@_inner
+def _read_block(
+    memory: Any, y: Any, add: bool, block: Any, detector: Any, noise: Any, table: Any
+) -> int:
+    space = _space_at(memory.ctypes.data, block.converter.scale.size)
+    kinds = block.sums.shape[0]
+    return read_segment(y, add, block, kinds, detector, noise, table, space)
+
+
 @_compiled
 def read_block(y: Any, add: bool, plain: Any, detector: Any, noise: Any, table: Any) -> int:
     """Read a block as `read_segment` does; the named tuples are given as plain tuples.
@@ -1226,14 +1302,15 @@ def read_block(y: Any, add: bool, plain: Any, detector: Any, noise: Any, table: 
     Parameters
     ----------
     plain : sums [kinds, n, width] and converter, then the other fields of `Block`
+    detector : as record
     """
     block = Block(
         plain[2], plain[0], plain[3], plain[4], plain[5], plain[6], plain[7], plain[8], plain[9],
         plain[10], Converter(*plain[1]), -1,
     )  # fmt: skip
-    space = _space_for(block.converter.scale.size)
-    kinds = block.sums.shape[0]
-    return read_segment(y, add, block, kinds, Detector(*detector), NoiseKeys(*noise), table, space)
+    space = _space_at(0, block.converter.scale.size)
+    memory = np.zeros(_after(space.drawn), np.uint8)
+    return _read_block(memory, y, add, block, detector[0], NoiseKeys(*noise), table)
 
 
 @_compiled
@@ -1283,6 +1360,34 @@ class ByteWeights(NamedTuple):
     outputs: int
 
 
+_bytes_at = _tiles_at if HAS_DOT else _plain_at
+
+
+@_inlined
+def _weights_at(plain: Any) -> Any:
+    """Return `ByteWeights` from `PackedWeights.plain`."""
+    m, segments, space, of_offset, tiles, stored, columns, used, outputs = (
+        plain[0], plain[1], plain[2], plain[3], plain[4], plain[5], plain[6], plain[7], plain[8],
+    )  # fmt: skip
+    each = (m, segments, space)
+    return ByteWeights(
+        _bytes_at(plain[9], m, tiles, stored),
+        _array(plain[10], (m, segments, 2, space), np.int32),
+        _array(plain[11], (m, columns), np.int64),
+        _array(plain[12], (m, segments, 2, space), np.float32),
+        _array(plain[13], (m, segments, 2), np.int64),
+        _array(plain[14], each, np.float64),
+        _array(plain[15], (m, segments, of_offset), np.float64),
+        _array(plain[16], (m, segments, of_offset), np.float64),
+        _array(plain[17], each, np.float32),
+        _array(plain[18], each, np.float32),
+        _array(plain[19], each, np.float32),
+        _array(plain[20], (used, 3), np.int64),
+        _array(plain[21], (segments,), np.float64),
+        outputs,
+    )
+
+
 class Lines(NamedTuple):
     """The encoded rows of one matrix, for all segments.
 
@@ -1304,29 +1409,6 @@ class Lines(NamedTuple):
     scale: Any
     low: Any
     passed: Any
-
-
-@_compiled
-def _lines_for(n: int, has_drift: bool, bench: Any, weights: Any, detector: Any) -> Any:
-    """Return space for `Lines`."""
-    segments = len(weights.segments)
-    variants = 1 if bench.scheme == ONE_SUM else 2
-    stored = weights.segments[segments - 1, 2] + (weights.segments[segments - 1, 1] + 3) // 4 * 4
-    readings = detector.rails * detector.exposures
-    frames = 0
-    if bench.source_rms > 0 or has_drift:
-        frames = (weights.outputs + bench.frame - 1) // bench.frame
-    return Lines(
-        np.zeros((n, variants, stored), np.int8),
-        np.empty((segments, 2, n * variants), np.int32),
-        np.empty((segments, readings, n), np.float32),
-        np.empty((segments, 8, n), np.float32),
-        np.zeros((segments, n), np.bool_),
-        np.empty((segments, detector.exposures, n, frames), np.float32),
-        np.empty((segments, n)),
-        np.zeros((segments, n)),
-        np.zeros((segments, n)),
-    )
 
 
 @_inner
@@ -1544,12 +1626,12 @@ def _add_digital(
     """Add the digital correction of a segment to outputs of y [n, M]; see `CrossTerms`."""
     n, end = len(y), column + width
     if bench.centre >= 0:
-        total, low_w = weights.total[matrix, s], weights.low[matrix, s]
+        total, low_w = weights.total[matrix, s, column:end], weights.low[matrix, s, column:end]
         for i in range(n):
             a, b, out = lines.low[s, low + i], lines.passed[s, low + i], y[i, column:end]
             for k in range(width):
-                digital = np.float64(out[k]) + a * total[column + k]
-                out[k] = np.float32(digital + b * low_w[column + k])
+                digital = np.float64(out[k]) + a * total[k]
+                out[k] = np.float32(digital + b * low_w[k])
     elif bench.scheme >= TWO_EXPOSURES and bench.leak > 0:
         scale, sums = weights.scale[matrix, s], weights.sums[matrix, s]
         length = weights.segments[s, 1]
@@ -1566,25 +1648,57 @@ def _add_digital(
                 out[k] = np.float32(np.float64(out[k]) + a * leaked)
 
 
-@_compiled
-def _buffers_of(task: Any, has_drift: bool, bench: Any, weights: Any, detector: Any) -> Any:
-    """Return the space of a task: for lines, encoded rows, sums, and terms of the light."""
-    n, longest = task[3] - task[2], 0
-    for s in range(len(weights.segments)):
+class Buffers(NamedTuple):
+    """The memory of a product: encoded rows, `Lines`, sums, terms of the light, and `Space`.
+
+    Parameters
+    ----------
+    encoded : integers int16 [n, longest segment]; their sums, edges and sums with columns, [n, 2]
+    product : of `panel` outputs, int32 [kinds, lines, panel]
+    """
+
+    encoded: Any
+    lines: Any
+    product: Any
+    light_term: Any
+    space: Any
+
+
+@_inlined
+def _buffers_at(
+    address: int, n: int, has_drift: bool, bench: Any, weights: Any, detector: Any
+) -> Any:
+    """Return the buffers for n rows at an address, one after another; the last is `space.drawn`."""
+    segments, longest = len(weights.segments), 0
+    for s in range(segments):
         longest = max(longest, weights.segments[s, 1])
-    encoded = (
-        np.empty((n, longest), np.int16), np.empty((n, 2)), np.empty((n, 2)),
-        np.empty((n, 2), np.int64), np.empty(n),
-    )  # fmt: skip
+    stored = weights.segments[segments - 1, 2] + (weights.segments[segments - 1, 1] + 3) // 4 * 4
+    variants = 1 if bench.scheme == ONE_SUM else 2
     kinds = 1 if bench.scheme in (ONE_SUM, TWO_EXPOSURES) else 2
-    step, panel = min(n, 32), 256
+    frames, exposures, step, panel = 0, detector.exposures, min(n, 32), 256
+    if bench.source_rms > 0 or has_drift:
+        frames = (weights.outputs + bench.frame - 1) // bench.frame
     if n <= 4 and longest <= 1024:  # whose weights fit a second-level cache
         panel = 512
-    light_term = np.empty((2, panel), np.float32)
-    product = np.empty(
-        (kinds, 2 * step if bench.scheme >= TWO_EXPOSURES else step, panel), np.int32
-    )
-    return _lines_for(n, has_drift, bench, weights, detector), encoded, product, light_term
+    in_turn = 2 * step if bench.scheme >= TWO_EXPOSURES else step
+    shown = _array(address, (n, variants, stored), np.int8)
+    starts = _array(_after(shown), (segments, 2, n * variants), np.int32)
+    row_light = _array(_after(starts), (segments, detector.rails * exposures, n), np.float32)
+    terms = _array(_after(row_light), (segments, 8, n), np.float32)
+    minus = _array(_after(terms), (segments, n), np.bool_)
+    source = _array(_after(minus), (segments, exposures, n, frames), np.float32)
+    scale = _array(_after(source), (segments, n), np.float64)
+    low = _array(_after(scale), (segments, n), np.float64)
+    passed = _array(_after(low), (segments, n), np.float64)
+    integers = _array(_after(passed), (n, longest), np.int16)
+    sums = _array(_after(integers), (n, 2), np.float64)
+    edges = _array(_after(sums), (n, 2), np.float64)
+    both = _array(_after(edges), (n, 2), np.int64)
+    product = _array(_after(both), (kinds, in_turn, panel), np.int32)
+    light_term = _array(_after(product), (2, panel), np.float32)
+    lines = Lines(shown, starts, row_light, terms, minus, source, scale, low, passed)
+    space = _space_at(_after(light_term), panel)
+    return Buffers((integers, sums, edges, both), lines, product, light_term, space)
 
 
 @_inner
@@ -1613,43 +1727,28 @@ def _observe_segment(
                     peak[k] = max(peak[k], abs(value[k]))
 
 
-@_compiled
-def multiply(
-    operands: Any, task: Any, plain_bench: Any, plain_weights: Any, plain_detector: Any, key: Any,
+@_inner
+def _multiply(
+    memory: Any, operands: Any, task: Any, bench: Any, plain: Any, detector: Any, key: Any,
     table: Any, results: Any,
-) -> Any:  # fmt: skip
-    """Store products of rows x [m, n, K] in y [m, n, M]: encode, multiply, read and scale.
-
-    With `peaks`, find the largest noise-free magnitude of each output at its converter instead.
-
-    Parameters
-    ----------
-    operands : x; y, result; ids of the rows, uint64 [m, n]; drift, the brightness of each row,
-        float32 [m, n], or [m, 0] without; and `valid`, which outputs of each row have a peak, bool
-        [m, n, M], or [m, n, 0] for all
-    task : first and last matrix, row and output (the first output a multiple of 128)
-    key : `product_key`
-    table : `noise.quantiles`
-    results : light of each row in photons, float64 [segments, m, n]; rows with an exposure of x-,
-        int64 [segments, m]; and peaks, float32 [m, segments, M], or [0, 0, 0] for a product
-
-    Returns
-    -------
-    saturated values; -1 if a row is too large or not finite
-    """
+) -> int:  # fmt: skip
+    """Do what `multiply` promises, in the given memory."""
     (x, y, rows, drift, valid), (light, second, peaks) = operands, results
-    bench, weights = BenchConstants(*plain_bench), ByteWeights(*plain_weights)
-    detector = Detector(*plain_detector)
     first_matrix, last_matrix, first_row, last_row, first_output, last_output = task
-    lines, encoded, product, light_term = _buffers_of(
-        task, drift.shape[1] > 0, bench, weights, detector
+    weights, n, saturated = _weights_at(plain), last_row - first_row, 0
+    aligned = (memory.ctypes.data + 63) // 64 * 64
+    encoded, lines, product, light_term, space = _buffers_at(
+        aligned, n, drift.shape[1] > 0, bench, weights, detector
     )
-    panel, saturated, n = product.shape[2], 0, last_row - first_row
-    step = min(n, 32)
-    space = _space_for(panel)
+    lines.shown[:] = 0  # also the columns between segments
+    lines.minus[:] = False
+    panel, step = product.shape[2], min(n, 32)
+    light_unit = (bench.light_unit[0], bench.light_unit[1])
+    gains = (bench.gains[0], bench.gains[1])
     has_light = bench.photons > 0 or bench.per_mac > 0 or bench.entering_per_mac > 0
     of_noise = key if has_light else key[:0]
     kinds = 1 if bench.scheme == WITH_LIGHT and not has_light else product.shape[0]
+    lit_rails = 0 if detector.balanced and kinds == 1 else detector.rails
     for matrix in range(first_matrix, last_matrix):
         ids, part = rows[matrix, first_row:last_row], x[matrix, first_row:last_row]
         own_drift = drift[matrix, first_row:last_row] if drift.shape[1] else drift[matrix]
@@ -1671,18 +1770,24 @@ def multiply(
                     weights.inverse_step[matrix, s, column:end],
                     weights.factor[matrix, s, column:end],
                 )
+                _begin_loads(np.uint64(converter.scale.ctypes.data), width)
+                numbers = converter.inverse_step if detector.balanced else converter.limit
+                _begin_loads(np.uint64(numbers.ctypes.data), width)
                 term = weights.light_term[matrix, s]
-                for rail in range(detector.rails):
-                    for k in range(width):
-                        light_term[rail, k] = term[rail, column + k]
+                for rail in range(lit_rails):
+                    _begin_loads(np.uint64(term[rail, column:end].ctypes.data), width)
                 for low in range(0, n, step):
                     high = min(low + step, n)
                     sums = product[:kinds, :, :tiles]
                     in_turn = _multiply_panel(
                         lines, s, low, high, column, bench, weights, matrix, sums
                     )
+                    for rail in range(0 if low else lit_rails):
+                        of_rail, here = term[rail, column:end], light_term[rail]
+                        for k in range(width):
+                            here[k] = of_rail[k]
                     block = Block(
-                        column, product, bench.light_unit, bench.gains,
+                        column, product, light_unit, gains,
                         lines.row_light[s, :, low:high], lines.terms[s, :, low:high], light_term,
                         lines.minus[s, low:high], lines.source[s, :, low:high], bench.frame,
                         converter, in_turn,
@@ -1702,6 +1807,38 @@ def multiply(
                         out, s, matrix, low, column, width, bench, weights, detector, lines
                     )
     return saturated
+
+
+@_compiled
+def multiply(
+    operands: Any, task: Any, constants: Any, plain: Any, key: Any, table: Any, results: Any
+) -> Any:
+    """Store products of rows x [m, n, K] in y [m, n, M]: encode, multiply, read and scale.
+
+    With `peaks`, find the largest noise-free magnitude of each output at its converter instead.
+
+    Parameters
+    ----------
+    operands : x; y, result; ids of the rows, uint64 [m, n]; drift, the brightness of each row,
+        float32 [m, n], or [m, 0] without; and `valid`, which outputs of each row have a peak, bool
+        [m, n, M], or [m, n, 0] for all
+    task : first and last matrix, row and output (the first output a multiple of 128)
+    constants : of the bench, and of its detector, as records
+    plain : `PackedWeights.plain`
+    key : `product_key`
+    table : `noise.quantiles`
+    results : light of each row in photons, float64 [segments, m, n]; rows with an exposure of x-,
+        int64 [segments, m]; and peaks, float32 [m, segments, M], or [0, 0, 0] for a product
+
+    Returns
+    -------
+    saturated values; -1 if a row is too large or not finite
+    """
+    drift, rows = operands[3], task[3] - task[2]
+    bench, detector, weights = constants[0][0], constants[1][0], _weights_at(plain)
+    buffers = _buffers_at(0, rows, drift.shape[1] > 0, bench, weights, detector)
+    memory = np.empty(_after(buffers.space.drawn) + 64, np.uint8)
+    return _multiply(memory, operands, task, bench, plain, detector, key, table, results)
 
 
 @_inlined
@@ -1743,13 +1880,15 @@ def pack_weights(w: Any, scales: Any, place: Any, rule: Any, plain: Any) -> int:
     ----------
     w : float32 [m, M, K]
     scales : range of all levels, and the number at level 0, of the outputs that are stored:
-        float64 and float32 [m, outputs]
+        float64 and float32 [m, outputs]; [0, 0] for the scales that are stored
     place : first and last output; segment, and its first and last column of w that are stored
     rule : number of levels; centre of the offset encoding, or -1; which sums over the outputs are
-        kept: 0 none, 1 of the magnitudes, -1 of the integers; and `BenchConstants`
+        kept: 0 none, 1 of the magnitudes, -1 of the integers; and the constants of the bench, as
+        record
+    plain : `PackedWeights.plain`
     """
     (span, lowest), (first, last, s, begin, end), (levels, centre, lit, bench) = scales, place, rule
-    weights, saturated = ByteWeights(*plain), 0
+    weights, saturated = _weights_at(plain), 0
     shift = weights.segments[s, 2] - weights.segments[s, 0]
     least, most = np.float32(0 if centre >= 0 else -levels), np.float32(levels)
     middle = centre if centre >= 0 else 0
@@ -1762,7 +1901,9 @@ def pack_weights(w: Any, scales: Any, place: Any, rule: Any, plain: Any) -> int:
             for k in range(begin, end):
                 at, column = k + shift, np.int64(0)
                 for o in range(top, bottom):
-                    width, low = span[matrix, o - first], lowest[matrix, o - first]
+                    width, low = weights.scale[matrix, s, o], np.float32(0)
+                    if span.size:
+                        width, low = span[matrix, o - first], lowest[matrix, o - first]
                     step = np.float32(min(levels / width, 3e38)) if width > 0 else np.float32(0)
                     number = np.rint((w[matrix, o, k] - low) * step)
                     saturated += (number > most) | (number < least)
@@ -1777,5 +1918,5 @@ def pack_weights(w: Any, scales: Any, place: Any, rule: Any, plain: Any) -> int:
                     _store(bytes_, o, at, level)
                 if lit:
                     columns[k] += column
-    _keep_light(weights, first, last, s, BenchConstants(*bench))
+    _keep_light(weights, first, last, s, bench[0])
     return saturated

@@ -9,8 +9,10 @@ only those that are new.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import cached_property
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,7 @@ from .detection import (
     WITH_LIGHT,
     BenchConstants,
     Converter,
+    as_record,
     single,
 )
 from .encoding import (
@@ -48,6 +51,8 @@ from .weight_segment import WeightSegment, readout_limit
 _TILE = 64  # outputs whose bytes are neighbours
 _OF_WEIGHTS = ("bytes", "sums", "columns", "light_term", "lit", "scale", "low", "total")
 _CONVERTERS = ("limit", "inverse_step", "factor")
+_OUTPUTS = 8  # place in `PackedWeights.plain`
+_KNOWN = np.empty((0, 0)), np.empty((0, 0), dtype=np.float32)  # scales that are stored
 
 
 def can_pack(parameters: MockParameters, length: int) -> bool:
@@ -66,11 +71,13 @@ class PackedWeights:
 
     Parameters
     ----------
-    shape : (m, M, K)
+    shape : space for so many weights, which `grow` then encodes
     kept : `kept_arrays` of the same weights; None takes them from `grow`
 
     Attributes
     ----------
+    shape : (m, M, K)
+    places : sizes, and addresses of the arrays, for compiled code that reads no converter
     segments : first column, length, and first stored column of each, int64 [segments, 3]
     saturated : number of weights of each segment that exceeded their calibrated scale
     """
@@ -86,18 +93,32 @@ class PackedWeights:
         self.shape = (shape[0], 0, 0) if kept is None else shape
         self.saturated: list[int] = [] if kept is None else kept["saturated"].tolist()
         self.segments = self._segments(self.shape[2])
-        self._plain: tuple[Any, ...] | None = None
         self._converted: Ranges | str | None = "none yet"
         profile = parameters.profile
         self._is_offset = profile.encoding == "offset"
         levels = offset_levels if self._is_offset else signed_levels
         self._levels, self._leak = levels(profile.weight_bits), modulator_leak(profile)
         bench = bench_constants(parameters)
-        self._bench, self._value_unit = tuple(bench), bench.value_unit
+        self._value_unit = bench.value_unit
+        centre = (self._levels + 1) // 2 if self._is_offset else -1
+        self._rule = (self._levels, centre, self._lit, as_record(bench))
+        # keys and values take their scales from calibration: those of a new token are known
+        self._has_scale = not self._is_offset and ranges is not None and ranges.weight is not None
+        self._is_shared = self._has_scale and _is_one(ranges)
+        self._peaks: dict[int, float] = {}
+        _, outputs, length = shape
+        if self._is_shared:  # keys: space for the tokens that follow
+            outputs += outputs // 2
+        elif self._has_scale:  # values
+            length += length // 2
         if kept is None:
-            self._arrays = self._space(*shape[1:])
+            self._arrays = self._space(outputs, length)
         else:
-            self._arrays = dict(kept) | self._no_converters(shape[1], len(self.segments))
+            bytes_ = _large_pages(kept["bytes"].shape, kept["bytes"].dtype)
+            bytes_[:] = kept["bytes"]
+            converters = self._no_converters(outputs, len(self.segments))
+            self._arrays = {**kept, **converters, "bytes": bytes_}
+        self.places = self._kept_places()
 
     def kept_arrays(self) -> dict[str, np.ndarray]:
         """Return what the weights follow from, but for the converters, which need ranges."""
@@ -113,20 +134,22 @@ class PackedWeights:
         """
         _, outputs, length = weights.shape
         _, old_outputs, old_length = self.shape
-        self._reserve(outputs, length)
-        self.shape, self._plain = weights.shape, None
-        if length > old_length:
-            self.segments = self._segments(length)
-            self.saturated += [0] * (len(self.segments) - len(self.saturated))
+        is_moved = self._lengthen(length) | self._reserve(outputs, length)
+        self.shape = weights.shape
+        if is_moved:
+            self.places = self._kept_places()
+        self.places[_OUTPUTS] = outputs
         for s, (first, size, _) in enumerate(self.segments.tolist()):
             if outputs > old_outputs:
                 rows, begin = slice(old_outputs, outputs), first
+                is_known = self._is_shared and old_outputs > 0
             elif first + size > old_length:
                 rows, begin = slice(0, outputs), max(first, old_length)
+                is_known = self._has_scale and begin > first
             else:
                 continue
-            scales = self._kept_scales(s, rows, begin > first)
-            if scales is None:
+            scales = _KNOWN
+            if not is_known:
                 scales = self._scales(weights[:, rows, first : first + size], s, rows)
                 if not isinstance(self._converted, str):
                     self._convert(self._converted, s, rows)
@@ -142,37 +165,18 @@ class PackedWeights:
         last: int,
     ) -> None:
         """Encode columns `begin` to `last`, of segment `s`, of some outputs."""
-        centre = (self._levels + 1) // 2 if self._is_offset else -1
-        place = (rows.start, rows.stop, s, begin, last)
-        rule = (self._levels, centre, self._lit, self._bench)
+        place, arrays = (rows.start, rows.stop, s, begin, last), self._arrays
         pack = compiled_loops().pack_weights
-        self.saturated[s] += pack(weights, scales, place, rule, self.fields())
-        peaks = self._arrays["scale"][:, s, rows]
-        if self._is_offset:
-            self._add_digital(s, rows, scales[1], last - int(self.segments[s, 0]))
-            peaks = peaks + np.abs(self._arrays["low"][:, s, rows])
-        peak = max(float(peaks.max()) * int(self.segments[s, 1]), 1.0)
-        self._arrays["largest"][s] = min(self._arrays["largest"][s], LARGEST / peak)
-
-    def _kept_scales(
-        self, s: int, rows: slice, has_segment: bool
-    ) -> tuple[np.ndarray, np.ndarray] | None:
-        """Return span and least number [m, M] of outputs whose scale is known; None otherwise.
-
-        Keys and values take theirs from calibration: those of a new token are those of the others.
-        """
-        ranges, arrays = self._ranges, self._arrays
-        if self._is_offset or ranges is None or ranges.weight is None:
-            return None
-        scale = arrays["scale"][:, s, rows]
-        if rows.start:
-            if max(ranges.weight.shape[-2:]) > 1 or ranges.readout.shape[-1] > 1:
-                return None
-            for name in ("scale", *_CONVERTERS):
-                arrays[name][:, s, rows] = arrays[name][:, s, :1]
-        elif not has_segment:
-            return None
-        return np.ascontiguousarray(scale), np.zeros(scale.shape, dtype=np.float32)
+        self.saturated[s] += pack(weights, scales, place, self._rule, self.places)
+        if scales is not _KNOWN:
+            peaks = arrays["scale"][:, s, rows]
+            if self._is_offset:
+                self._add_digital(s, rows, scales[1], last - int(self.segments[s, 0]))
+                peaks = peaks + np.abs(arrays["low"][:, s, rows])
+            self._peaks[s] = max(self._peaks.get(s, 0.0), float(peaks.max()))
+        arrays["largest"][s] = LARGEST / max(
+            self._peaks[s] * (last - int(self.segments[s, 0])), 1.0
+        )
 
     def _scales(self, part: np.ndarray, s: int, rows: slice) -> tuple[np.ndarray, np.ndarray]:
         """Return span and least number [m, M] of a segment's outputs; store their scale."""
@@ -191,6 +195,8 @@ class PackedWeights:
             scale[...] = np.maximum(part.max(axis=-1), -part.min(axis=-1))
         else:
             scale[...] = edges[1][..., 0]
+        if self._is_shared:
+            self._arrays["scale"][:, s] = scale[:, :1]
         return np.ascontiguousarray(scale), np.zeros(scale.shape, dtype=np.float32)
 
     def _add_digital(self, s: int, rows: slice, lowest: np.ndarray, length: int) -> None:
@@ -228,7 +234,8 @@ class PackedWeights:
         has_columns, offset = self._lit != 0, (*each, outputs) if self._is_offset else (*each, 0)
         if compiled_loops().HAS_DOT:
             tiles = -(-outputs // _TILE)
-            bytes_ = np.full((matrices, tiles, stored // 4, _TILE, 4), 128, dtype=np.uint8)
+            bytes_ = _large_pages((matrices, tiles, stored // 4, _TILE, 4))
+            bytes_[:] = 128
         else:
             bytes_ = np.zeros((matrices, outputs, stored), dtype=np.int8)
         return self._no_converters(outputs, len(segments)) | {
@@ -248,15 +255,25 @@ class PackedWeights:
             name: np.ones((self.shape[0], segments, outputs), np.float32) for name in _CONVERTERS
         }
 
-    def _reserve(self, outputs: int, length: int) -> None:
-        """Take twice the space if the weights do not fit."""
+    def _lengthen(self, length: int) -> bool:
+        """Extend the segments to a length; return whether they are another array."""
+        table = self.segments
+        most = self._parameters.geometry.inputs or length
+        if len(table) and length - table[-1, 0] <= most:
+            table[-1, 1] = length - table[-1, 0]
+            return False
+        self.segments = self._segments(length)
+        self.saturated += [0] * (len(self.segments) - len(self.saturated))
+        return True
+
+    def _reserve(self, outputs: int, length: int) -> bool:
+        """Take twice the space if the weights do not fit; return whether they did not."""
         arrays = self._arrays
         old_outputs, stored = arrays["scale"].shape[2], arrays["bytes"].shape[2]
         stored *= 4 if compiled_loops().HAS_DOT else 1
-        segments = self._segments(length)
-        needed = segments[-1, 2] + -(-segments[-1, 1] // 4) * 4
+        needed = self.segments[-1, 2] + -(-self.segments[-1, 1] // 4) * 4
         if outputs <= old_outputs and needed <= stored:
-            return
+            return False
         most = max(outputs, 2 * old_outputs) if outputs > old_outputs else old_outputs
         longest = 2 * length if needed > stored else max(length, self.shape[2])
         self._arrays = self._space(most, longest)
@@ -264,29 +281,34 @@ class PackedWeights:
             old = arrays[name]
             place = tuple(slice(0, min(a, b)) for a, b in zip(old.shape, new.shape, strict=True))
             new[place] = old[place]
+            if self._is_shared and name in ("scale", *_CONVERTERS):
+                new[place[:2]] = old[place[:2]][:, :, :1]
+        return True
 
     # --- products --------------------------------------------------------------------------------
 
-    def plain(self, ranges: Ranges | None) -> tuple[Any, ...]:
-        """Return `kernels.ByteWeights` as a plain tuple, with the converters of some ranges."""
+    def plain(self, ranges: Ranges | None) -> np.ndarray:
+        """Return sizes and addresses of the arrays for compiled code, with converters of ranges.
+
+        They are numbers, and no arguments each, since a call takes longer for every argument.
+        """
         if self._converted is not ranges:
             for s in range(len(self.segments)):
                 self._convert(ranges, s, slice(0, self.shape[1]))
-            self._converted, self._plain = ranges, None
-        if self._plain is None:
-            self._plain = self.fields()
-        return self._plain
+            self._converted = ranges
+        return self.places
 
-    def fields(self) -> tuple[Any, ...]:
-        """Return `kernels.ByteWeights` as a plain tuple, for loops that read no converter."""
+    def _kept_places(self) -> np.ndarray:
+        """Return what `plain` promises, int64 [22]; see `kernels.ByteWeights`."""
         arrays = self._arrays
-        of_weights = (*_OF_WEIGHTS, *_CONVERTERS)
-        return (
-            *(arrays[name] for name in of_weights),
-            self.segments,
-            arrays["largest"],
-            self.shape[1],
-        )
+        of_weights = [arrays[name] for name in (*_OF_WEIGHTS, *_CONVERTERS)]
+        addresses = [array.ctypes.data for array in (*of_weights, self.segments, arrays["largest"])]
+        matrices, segments, outputs = arrays["scale"].shape
+        tiles, stored = arrays["bytes"].shape[1:3]
+        stored *= 4 if compiled_loops().HAS_DOT else 1
+        sizes = (matrices, segments, outputs, arrays["low"].shape[2], tiles, stored)
+        used = (arrays["columns"].shape[1], len(self.segments), self.shape[1])
+        return np.array([*sizes, *used, *addresses], dtype=np.int64)
 
     def _convert(self, ranges: Ranges | None, s: int, rows: slice) -> None:
         """Store limit, inverse step and factor of some outputs of a segment."""
@@ -298,7 +320,15 @@ class PackedWeights:
         limit = np.broadcast_to(limit, scale.shape)
         converter = Converter.of_limits(limit, self._value_unit, scale, profile)
         for name, values in zip(_CONVERTERS, converter, strict=True):
-            self._arrays[name][:, s, rows] = values
+            if self._is_shared:
+                self._arrays[name][:, s] = values[:, :1]
+            else:
+                self._arrays[name][:, s, rows] = values
+
+    @property
+    def largest(self) -> float:
+        """Magnitude of inputs up to which float32 can hold the results."""
+        return float(self._arrays["largest"].min())
 
     @cached_property
     def kept_segments(self) -> list[WeightSegment]:
@@ -344,6 +374,36 @@ class PackedWeights:
             part = bytes_[:, start // 4 :] if loops.HAS_DOT else bytes_[:, start:]
             integers.append(loops.unpacked(part, outputs, length))
         return np.stack(integers)
+
+
+def _is_one(ranges: Ranges | None) -> bool:
+    """Return whether all outputs of a dynamic operand share one scale and one range."""
+    if ranges is None or ranges.weight is None:
+        return False
+    return bool(max(ranges.weight.shape[-2:]) == 1 and ranges.readout.shape[-1] == 1)
+
+
+_BLOCK, _SMALLEST = 1 << 24, 1 << 16  # bytes
+_block, _used = np.empty(0, dtype=np.uint8), 0
+_taking = Lock()
+
+
+def _large_pages(shape: tuple[int, ...], dtype: Any = np.uint8) -> np.ndarray:
+    """Return space for bytes of a type, `shape`, as a part of a block that has large pages.
+
+    Systems give large pages to large arrays only (numpy asks for them from 4 MiB on), and memory is
+    read faster through them. A block is freed with the last of its parts.
+    """
+    global _block, _used
+    size = math.prod(shape)
+    if not _SMALLEST <= size <= _BLOCK // 4:
+        return np.empty(shape, dtype=dtype)
+    with _taking:
+        if _used + size > _block.size:
+            _block = np.empty(_BLOCK, dtype=np.uint8)
+            _used = -_block.ctypes.data % 64  # at a line of the caches
+        part, _used = _block[_used : _used + size], _used + -(-size // 64) * 64
+    return part.view(dtype).reshape(shape)
 
 
 def bench_constants(parameters: MockParameters) -> BenchConstants:

@@ -17,7 +17,15 @@ import numpy as np
 from ...instruments.environment import run_all
 from ..address import exposure_ids
 from . import LOOPS, compiled_loops
-from .detection import Block, Converter, CrossTerms, Detector, noise_free, read_segment
+from .detection import (
+    Block,
+    Converter,
+    CrossTerms,
+    Detector,
+    as_record,
+    noise_free,
+    read_segment,
+)
 from .encoding import encode_rows
 from .integer_products import multiply, panels
 from .noise import NoiseKeys, quantiles, source_normals
@@ -265,7 +273,8 @@ def _read_compiled(
         noise = NoiseKeys(nothing, nothing, 0)
     plain = (np.stack(block.sums), tuple(block.converter), *block[:1], *block[2:-2])
     loops = compiled_loops()
-    return int(loops.read_block(y, add, plain, tuple(detector), tuple(noise), quantiles()))
+    constants = as_record(detector)
+    return int(loops.read_block(y, add, plain, constants, tuple(noise), quantiles()))
 
 
 def _read_in_pieces(
