@@ -356,7 +356,7 @@ class Model:
     def class_name(self, number: int) -> str:
         """Return the name of a class that `classify` found."""
         if self.head == "masked language model":
-            return self.tokenizer.decode([number])
+            return self.tokenizer.decode([number]) or f"token {number}"  # a special one
         return str(self.config.names.get(str(number), number))
 
     def generate(

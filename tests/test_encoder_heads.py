@@ -202,6 +202,23 @@ def test_a_run_labels_sentences(variant: Any, tmp_path: Path) -> None:
     assert "Labels of the sentences" in shown.stdout and "agreement with digital" in shown.stdout
 
 
+@pytest.mark.parametrize("name", ["xlm_roberta_tags", "roberta_words", "bert_classes"])
+def test_a_sweep_compares_labels(variant: Any, tmp_path: Path, name: str) -> None:
+    pytest.importorskip("tokenizers", reason="needs the extra 'models'")
+    (tmp_path / "text.txt").write_text("\n".join(SENTENCES), encoding="utf-8")
+    light = ("--light", "1e2,1e6", "--workers", 0, "--json")
+    ended = called(tmp_path, "sweep", "--model", variant(name), "--text", "text.txt", *light)
+    assert ended.returncode == 0, ended.stderr
+    found = [point["quality"]["optical"] for point in json.loads(ended.stdout)["points"]]
+    assert 0 <= found[0] <= found[1] <= 1
+
+
+def test_a_masked_language_model_labels_with_words(variant: Any) -> None:
+    pytest.importorskip("tokenizers", reason="needs the extra 'models'")
+    model = load_model(variant("bert_words"))
+    assert [model.class_name(number) for number in (6, 39)] == ["cat", "token 39"]
+
+
 def test_a_run_of_labels_is_resumed(variant: Any, tmp_path: Path) -> None:
     pytest.importorskip("tokenizers", reason="needs the extra 'models'")
     import lightloom
