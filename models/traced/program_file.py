@@ -74,7 +74,7 @@ def read_program(folder: Path) -> tuple[Program, TracedWeights, dict[str, Any]]:
 def _stored(path: Path) -> TracedWeights:
     """Return the tensors of a file, each read when it is needed."""
     try:
-        opened = safetensors.safe_open(path, framework="numpy")
+        opened: Any = safetensors.safe_open(path, framework="numpy")
         shapes = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
     except safetensors.SafetensorError as error:
         raise InputError(f"{path} is damaged ({error}); trace the model again") from None
@@ -133,8 +133,8 @@ def _shape(terms: Any) -> Shape:
 def _step(document: Mapping[str, Any]) -> Step:
     ((kind, given),) = document.items()
     if kind == "matmul":
-        shapes = {key: _shape(given[key]) for key in ("x_shape", "w_shape")}
-        return OpticalMatmul(**{**given, **shapes})
+        of_product = {key: _shape(given[key]) for key in ("x_shape", "w_shape")}
+        return OpticalMatmul(**{**given, **of_product})
     if kind != "host":
         raise ValueError(f"a step of kind {kind!r} is unknown")
     shapes = {

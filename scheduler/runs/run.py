@@ -247,7 +247,8 @@ def _relative_error(results: Results, digital: Results | None) -> float | None:
     if digital is None or results is digital:
         return None
     exact = digital["outputs"]
-    return float(np.linalg.norm(results["outputs"] - exact) / max(np.linalg.norm(exact), 1e-30))
+    norm = float(np.linalg.norm(exact))
+    return float(np.linalg.norm(results["outputs"] - exact)) / max(norm, 1e-30)
 
 
 def _plain(results: Mapping[str, Any]) -> dict[str, Any]:
