@@ -4,6 +4,7 @@ import re
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
+from importlib.util import find_spec
 from operator import methodcaller
 from pathlib import Path
 from types import ModuleType
@@ -36,6 +37,11 @@ FAMILIES: Mapping[str, ModuleType] = {
     "roberta": roberta,
     "vit": vit,
     "xlm-roberta": roberta,
+}
+_CLASSES = {  # of transformers, whose results the pages of a task compute: ends of their names
+    "language": ("ForCausalLM", "LMHeadModel", "Model"),
+    "encoder": ("Model", "ForMaskedLM", "ForSequenceClassification", "ForTokenClassification"),
+    "vision": ("ForImageClassification",),
 }
 _LAYER = re.compile(r"(?:^|\.)(?:h|layer|layers)\.([0-9]{1,9})\.")
 _WRAPPERS = ("module.", "_orig_mod.")  # prefixes of torch's parallel and compiled modules
@@ -121,10 +127,35 @@ def _open_folder(folder: Path, name: str) -> Model:
         found = f"{len(ggufs)} GGUF files, name one" if ggufs else "no GGUF file"
         raise InputError(f"{folder} holds no config.json, and {found}")
     document = read_json(folder / "config.json")
-    family = _family(document.get("model_type"), folder / "config.json")
-    weights = read_folder(folder)
     if (whole / "modules.json").is_file():  # it names what follows the hidden states
         document = {**document, "architectures": []}
+    page = FAMILIES.get(str(document.get("model_type")))
+    has_torch = all(map(find_spec, ("torch", "transformers")))
+    if has_torch and (page is None or not _computes(page, document)):
+        return _open_by_torch(folder, name, document)
+    family = _family(document.get("model_type"), folder / "config.json")
+    try:
+        config = read_config(family, document, folder)
+    except InputError as error:  # such as keys that the page does not compute
+        if not has_torch:
+            raise
+        try:
+            return _open_by_torch(folder, name, document)
+        except InputError as other:
+            raise InputError(f"{error}; nor by torch: {other}") from None
+    return _open_page(whole, folder, name, document, family, config)
+
+
+def _open_page(
+    whole: Path,
+    folder: Path,
+    name: str,
+    document: Mapping[str, Any],
+    family: ModuleType,
+    config: Any,
+) -> Model:
+    """Open a model whose family has a page, with the weights of its folder."""
+    weights = read_folder(folder)
     generation = read_generation(document, folder)
     head = SentenceHead()
     if family.TASK == "encoder":
@@ -134,8 +165,22 @@ def _open_folder(folder: Path, name: str) -> Model:
     tokenizer = None
     if family.TASK != "vision" and path.is_file():
         tokenizer = partial(read_tokenizer, path, head.is_lower)
-    config = read_config(family, document, folder)
     return _fitted(Model(name, whole, family, config, weights, tokenizer, head, generation))
+
+
+def _computes(page: ModuleType, document: Mapping[str, Any]) -> bool:
+    """Return whether a page computes what the class in `architectures` does."""
+    names = document.get("architectures") or []
+    return not names or str(names[0]).endswith(_CLASSES.get(page.TASK, ""))
+
+
+def _open_by_torch(folder: Path, name: str, document: Mapping[str, Any]) -> Model:
+    """Open a model whose architecture, or head, has no page, by tracing it from torch."""
+    from .traced.by_name import open_traced
+
+    path = folder / "tokenizer.json"
+    tokenizer = partial(read_tokenizer, path, False) if path.is_file() else None
+    return open_traced(folder, name, document, tokenizer)
 
 
 def _open_program(folder: Path, name: str) -> Model:
@@ -291,8 +336,8 @@ def _used(model: Model, wanted: Mapping[str, Any], weights: Weights) -> Weights:
 def _family(kind: Any, path: Path) -> ModuleType:
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise InputError(
-            f"{path}: model_type {kind!r} is an architecture that lightloom does not support; "
-            f"it supports {', '.join(FAMILIES)}"
+            f"{path}: model_type {kind!r} is an architecture that lightloom has no page for; it "
+            f"has {', '.join(FAMILIES)}. Others run through torch: pip install 'lightloom[torch]'"
         )
     return FAMILIES[kind]
 

@@ -103,6 +103,8 @@ class Model:
     Its `config` holds its sizes. Its `weights` are float32 arrays by name, none for a mere shape.
     """
 
+    fixed_sizes: tuple[int, int] | None = None  # batch and sequence; None serves any
+
     def __init__(
         self,
         name: str,
@@ -157,11 +159,6 @@ class Model:
     def task(self) -> str:
         """The task of the model: "language", "encoder" or "vision"."""
         return str(self.family.TASK)
-
-    @property
-    def fixed_sizes(self) -> tuple[int, int] | None:
-        """Batch and sequence that its program serves alone; None serves any."""
-        return None
 
     @property
     def head(self) -> str:

@@ -12,7 +12,15 @@ from typer.testing import CliRunner
 ROOT = Path(__file__).parents[1]
 NAMES = (
     *("agreement", "calibration", "decoded-token", "forecast", "journal", "light-levels", "matmul"),
-    *("model-speed", "pipeline", "scaling", "scaling-layers", "shot-overhead", "two-benches"),
+    *(
+        "model-speed",
+        "pipeline",
+        "scaling",
+        "scaling-layers",
+        "shot-overhead",
+        "twins",
+        "two-benches",
+    ),
 )
 PLAIN = re.compile(r"\x1b\[[0-9;]*m")
 

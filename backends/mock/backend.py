@@ -282,7 +282,7 @@ class MockBackend(Backend):
         assert self._twin is not None
         start = time.perf_counter()
         y, variance, photons, second = self._twin.multiply(x, w.content, at)
-        stats = self._counted((*x.shape, w.shape[-2]), second)
+        stats = self._counted((*x.shape, w.shape[-2]), second[None])
         stats.photons, stats.seconds = photons, {"product": time.perf_counter() - start}
         return MatmulResult(y, stats, variance)
 

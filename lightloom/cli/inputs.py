@@ -13,6 +13,7 @@ _OPTIONS = {  # of each kind of model
     "vision": ("--images",),
     "language": ("--prompt", "--text"),
     "encoder": ("--sentence", "--text"),
+    "outputs": ("--arrays", "--sentence"),
 }
 _LONGEST_PATH = 1000
 _SHOWN = 200  # characters of a path that a message shows
@@ -32,6 +33,8 @@ def chosen_inputs(model: "Model", given: dict[str, Any], limit: int | None) -> t
     _check_options(model, given)
     if model.task == "vision":
         return _images(model, given.get("--images"), limit)
+    if model.task == "outputs":
+        return _arrays(model, given, limit), None
     if given.get("--prompt"):
         return given["--prompt"], None
     content = "" if given.get("--text") is None else _text(given["--text"])
@@ -52,7 +55,7 @@ def _check_options(model: "Model", given: dict[str, Any]) -> None:
         if str(given[option]) in ("", "."):
             raise InputError(f"{option} is empty")
     is_wrong = len(used) > 1 or any(option not in wanted for option in used)
-    if is_wrong or not (used or model.task == "vision"):
+    if is_wrong or not (used or model.task in ("vision", "outputs")):
         raise InputError(
             f"{model.name!r} is a model of kind {model.task}: give {' or '.join(wanted)}"
             + (f", not {' and '.join(used)}" if is_wrong else "")
@@ -71,6 +74,20 @@ def _images(model: "Model", path: Path | None, limit: int | None) -> tuple[Any, 
     if path.suffix.lower() != ".safetensors":
         raise InputError(f"{path}: images come as .npy or .safetensors")
     return _safetensors(path, limit)
+
+
+def _arrays(model: Any, given: dict[str, Any], limit: int | None) -> dict[str, Any]:
+    """Return the inputs of a model traced from torch: a file's arrays, or tokens of sentences."""
+    if given.get("--sentence"):
+        return {name: rows[:limit] for name, rows in model.arrays_of(given["--sentence"]).items()}
+    path = given.get("--arrays")
+    if path is None:  # the inputs that it was traced with
+        return {name: array[:limit] for name, array in model.arrays_of([]).items()}
+    if path.suffix.lower() != ".safetensors" or not path.is_file():
+        raise InputError(f"no file {str(path)[:_SHOWN]!r}: arrays come as .safetensors")
+    from ..models import load_arrays
+
+    return {name: array[:limit] for name, array in load_arrays(path).items()}
 
 
 def _npy(path: Path) -> Any:

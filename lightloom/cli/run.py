@@ -46,6 +46,10 @@ Sentences = Annotated[
 ImageFile = Annotated[
     Path | None, typer.Option(help="File of images to classify: .npy, or .safetensors with labels.")
 ]
+ArrayFile = Annotated[
+    Path | None,
+    typer.Option(help="File of a traced model's inputs by name (.safetensors); examples without."),
+]
 Uncalibrated = Annotated[
     bool,
     typer.Option(
@@ -99,6 +103,7 @@ def command(
     text: TextFile = None,
     sentence: Sentences = None,
     images: ImageFile = None,
+    arrays: ArrayFile = None,
     backend: BackendName = "mock",
     profile: ProfileName = None,
     bench: BenchFiles = None,
@@ -138,16 +143,15 @@ def command(
     opened = chosen_backend(backend, profile, set_, seed, bench, uncalibrated, workers, scheduler)
     loaded = load_model(model)
     given = {"--prompt": prompt, "--text": text, "--sentence": sentence, "--images": images}
-    inputs, labels = chosen_inputs(loaded, given, limit)
-    sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+    inputs, labels = chosen_inputs(loaded, given | {"--arrays": arrays}, limit)
+    sampling: Any = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
     try:
         planned = _planned(loaded, opened, inputs, max_tokens, placement)
         measured = None if trace is None else Timeline(opened.clock)
-        options: dict[str, Any] = {} if prompt is None else sampling
         marks = opened.is_optical, opened.is_mock, opened.is_calibrated
         with resumable(record), streamed_text(console, *marks, not json_) as shown:
             watched = (labels, shown.tell, reference, measured, record, shown.on_text)
-            finished = planned.run(inputs, *watched, **options)
+            finished = planned.run(inputs, *watched, **({} if prompt is None else sampling))
     finally:
         opened.close()
         keep_left_lit(record)
@@ -183,6 +187,11 @@ def _planned(
                 stacklevel=1,
             )
         return plan(model, backend, 1, tokens, min(max_tokens, room), placement)
+    if model.task == "outputs":
+        shape = next(iter(inputs.values())).shape
+        tokens = shape[1] if model.config.has_tokens else None
+        batch = 1 if model.fixed_sizes else min(shape[0], _MOST_IMAGES)
+        return plan(model, backend, batch, tokens, 0, placement)
     if model.task == "vision":
         return plan(model, backend, min(len(inputs), _MOST_IMAGES), placement=placement)
     return plan(model, backend, placement=placement)

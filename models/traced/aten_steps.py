@@ -18,7 +18,7 @@ import torch
 from ...instruments import InputError
 from ...scheduler.host_steps import REGISTRY, HostFunction, host_step
 from ...scheduler.program import HostStep, Program, Size
-from .recorder import Ref, Stored
+from .recorder import TensorRef, WeightRef
 
 _PREFIX = "aten."
 _DROPPED = ("device", "layout", "memory_format", "pin_memory")
@@ -73,11 +73,11 @@ def described(argument: Any, operands: list[Any], weights: dict[str, str]) -> An
     """
     if isinstance(argument, list | tuple):
         return [described(part, operands, weights) for part in argument]
-    if isinstance(argument, Ref):
+    if isinstance(argument, TensorRef):
         if argument not in operands:
             operands.append(argument)
         return {"operand": operands.index(argument)}
-    if isinstance(argument, Stored):
+    if isinstance(argument, WeightRef):
         keys = {name: key for key, name in weights.items()}
         key = keys.get(argument.name, f"w{len(weights)}")
         weights[key] = argument.name

@@ -17,7 +17,7 @@ from .tags import tensors_in
 
 
 @dataclass
-class Frame:
+class RunningModule:
     """A module that runs.
 
     Parameters
@@ -46,13 +46,13 @@ class ModulePaths:
     def __init__(self, model: torch.nn.Module) -> None:
         self._model = model
         self._thread = 0
-        self.frames: list[Frame] = []
+        self.frames: list[RunningModule] = []
         self.first_input: torch.Tensor | None = None
 
     @property
-    def innermost(self) -> Frame:
+    def innermost(self) -> RunningModule:
         """The module that runs; one without a name outside of all."""
-        return self.frames[-1] if self.frames else Frame("", None)
+        return self.frames[-1] if self.frames else RunningModule("", None)
 
     @property
     def batch(self) -> int:
@@ -95,7 +95,7 @@ class ModulePaths:
                     "than the one that opened its optics; open them in that thread"
                 )
             tensors = [tensor for tensor in tensors_in([args, kwargs]) if tensor.dim()]
-            frame = Frame(path, module, tensors[0].shape[0] if tensors else 1)
+            frame = RunningModule(path, module, tensors[0].shape[0] if tensors else 1)
             is_outermost = not self.frames
             self.frames.append(frame)
             if is_outermost:

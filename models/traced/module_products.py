@@ -25,7 +25,7 @@ from .naming import (
     name_of_weight,
     output_weight,
 )
-from .products import Product, is_product
+from .products import TensorProduct, is_product
 from .tags import Tag, Tags, tensors_in, version_of
 
 _ATEN = torch.ops.aten
@@ -85,7 +85,7 @@ class ModuleProducts:
         """Return whether a tensor holds a weight of the module."""
         return bool(self.tags.of(tensor).weight)
 
-    def named(self, product: Product) -> NamedProduct:
+    def named(self, product: TensorProduct) -> NamedProduct:
         """Return the name and kind of the next product."""
         x, w, frame = self.tags.of(product.x), self.tags.of(product.w), self.paths.innermost
         if w.weight:

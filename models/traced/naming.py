@@ -6,8 +6,8 @@ import re
 
 import torch
 
-from .module_paths import Frame
-from .products import Product
+from .module_paths import RunningModule
+from .products import TensorProduct
 from .tags import Tag
 
 _ATTENTION = re.compile(r"att(ention|n)?($|_|\.)|attention|attn", re.IGNORECASE)
@@ -16,7 +16,7 @@ _LAST_CLASSIFIERS = frozenset("head fc class_labels_classifier".split())
 ROLE_NAMES = {"QK^T": "qk", "attention x V": "av", "product": "product", "experts": "experts"}
 
 
-def name_of_weight(frame: Frame, product: Product, weight: str) -> str:
+def name_of_weight(frame: RunningModule, product: TensorProduct, weight: str) -> str:
     """Return the name of a product with a weight: the path of its module.
 
     A weight that is not called "weight" adds its own name, and a part of a weight its number.
@@ -41,7 +41,7 @@ def name_of_weight(frame: Frame, product: Product, weight: str) -> str:
     return name if product.part is None or whole else f"{name}.{product.part}"
 
 
-def kind_of_weight(name: str, product: Product, is_output: bool) -> str:
+def kind_of_weight(name: str, product: TensorProduct, is_output: bool) -> str:
     """Return the kind of a product with a weight.
 
     Parameters
@@ -60,7 +60,7 @@ def kind_of_weight(name: str, product: Product, is_output: bool) -> str:
     return "experts" if "experts" in pieces or product.role == "experts" else "projection"
 
 
-def kind_of_operands(frame: Frame, product: Product, x: Tag) -> str:
+def kind_of_operands(frame: RunningModule, product: TensorProduct, x: Tag) -> str:
     """Return the kind of a product of two operands.
 
     Parameters
@@ -78,7 +78,7 @@ def kind_of_operands(frame: Frame, product: Product, x: Tag) -> str:
     return "QK^T" if is_attention else "product"
 
 
-def name_of_operands(frame: Frame, kind: str, product: Product) -> str:
+def name_of_operands(frame: RunningModule, kind: str, product: TensorProduct) -> str:
     """Return the name of a product of two operands, which counts those of its module."""
     role = ROLE_NAMES.get(kind, kind.replace(" ", "_"))
     if product.part is None:

@@ -29,7 +29,7 @@ from ...scheduler.runs.report import Report, Run, bench_seconds
 from .checks import check_module, check_operands
 from .light_runner import TORCH_STEP, Call, LightRunner
 from .module_products import ModuleProducts, NamedProduct, as_heads, facts_of, unfused_attention
-from .products import Operation, Product, operation_of
+from .products import Operation, TensorProduct, operation_of
 from .tags import version_of
 
 
@@ -225,7 +225,7 @@ class Light:
         self._product_s += time.perf_counter() - start
         return result
 
-    def _product(self, product: Product) -> torch.Tensor | None:
+    def _product(self, product: TensorProduct) -> torch.Tensor | None:
         """Return the result of one product in float32; None where it stays digital."""
         named = self.products.named(product)
         check_operands(named.name, product.x, product.w)
@@ -243,7 +243,7 @@ class Light:
         y = torch.from_numpy(self._runner.multiply(step, call, self._seed))
         return y.reshape(*product.x.shape[:-1], product.w.shape[-2]).to(product.x.device)
 
-    def _call(self, product: Product, named: NamedProduct) -> Call:
+    def _call(self, product: TensorProduct, named: NamedProduct) -> Call:
         is_weight = bool(named.w.weight)
         first = 0 if self._sequences is None or not len(self._sequences) else self._sequences[0]
         number = self._numbers[named.name, int(first)]
@@ -268,7 +268,7 @@ class Light:
             non_negative=named.x.is_softmax,
         )
 
-    def _ids(self, product: Product, is_weight: bool) -> np.ndarray:
+    def _ids(self, product: TensorProduct, is_weight: bool) -> np.ndarray:
         """Return an id for each row, from sequence, head and position if the shape tells them."""
         shape, batch = product.x.shape[:-1], self.products.paths.batch
         sequences = np.arange(batch) if self._sequences is None else self._sequences

@@ -18,7 +18,7 @@ IsWeight = Callable[[Tensor], bool]
 
 
 @dataclass(frozen=True)
-class Product:
+class TensorProduct:
     """The operands of one product, as views where possible.
 
     Parameters
@@ -52,7 +52,7 @@ class Operation:
     dtype : of the result
     """
 
-    products: Sequence[Product]
+    products: Sequence[TensorProduct]
     finish: Callable[[list[Tensor]], Tensor]
     dtype: torch.dtype
 
@@ -72,8 +72,8 @@ def is_product(function: Any) -> bool:
 
 def _mm(is_weight: IsWeight, a: Tensor, b: Tensor) -> Operation:
     if is_weight(a) and not is_weight(b):
-        return Operation([Product(b.mT, a)], lambda y: y[0].mT, a.dtype)
-    return Operation([Product(a, b.mT)], lambda y: y[0], a.dtype)
+        return Operation([TensorProduct(b.mT, a)], lambda y: y[0].mT, a.dtype)
+    return Operation([TensorProduct(a, b.mT)], lambda y: y[0], a.dtype)
 
 
 def _bmm(is_weight: IsWeight, a: Tensor, b: Tensor) -> Operation:
@@ -82,9 +82,9 @@ def _bmm(is_weight: IsWeight, a: Tensor, b: Tensor) -> Operation:
         return Operation(swapped.products, lambda y: swapped.finish(y).mT, a.dtype)
     groups, rows, length = a.shape
     if groups > 1 and b.stride(0) == 0:  # one matrix for all
-        flat = Product(a.reshape(groups * rows, length), b[0].mT)
+        flat = TensorProduct(a.reshape(groups * rows, length), b[0].mT)
         return Operation([flat], lambda y: y[0].reshape(groups, rows, -1), a.dtype)
-    return Operation([Product(a, b.mT)], lambda y: y[0], a.dtype)
+    return Operation([TensorProduct(a, b.mT)], lambda y: y[0], a.dtype)
 
 
 def _added(product: Operation, bias: Tensor, beta: Any, alpha: Any) -> Operation:
@@ -120,7 +120,7 @@ def _addbmm(
 
 
 def _mv(is_weight: IsWeight, a: Tensor, v: Tensor) -> Operation:
-    return Operation([Product(v[None], a)], lambda y: y[0][0], a.dtype)
+    return Operation([TensorProduct(v[None], a)], lambda y: y[0][0], a.dtype)
 
 
 def _addmv(
@@ -130,7 +130,7 @@ def _addmv(
 
 
 def _dot(is_weight: IsWeight, a: Tensor, b: Tensor) -> Operation:
-    return Operation([Product(a[None], b[None])], lambda y: y[0][0, 0], a.dtype)
+    return Operation([TensorProduct(a[None], b[None])], lambda y: y[0][0, 0], a.dtype)
 
 
 def _convolution(
@@ -152,9 +152,9 @@ def _convolution(
     rows = apart.movedim(2, 2 + spatial).flatten(2 + spatial).flatten(1, 1 + spatial)
     kernels = w.flatten(1)
     if groups == 1:
-        product = Product(rows[0], kernels, "convolution")
+        product = TensorProduct(rows[0], kernels, "convolution")
     else:
-        product = Product(rows, kernels.unflatten(0, (groups, -1)), "convolution")
+        product = TensorProduct(rows, kernels.unflatten(0, (groups, -1)), "convolution")
 
     def finish(y: list[Tensor]) -> Tensor:
         outputs = y[0] if groups > 1 else y[0][None]
@@ -181,7 +181,7 @@ def _grouped_mm(
         return None
     ends = offs.tolist()
     products = [
-        Product(x[first:end], w[expert].mT, "experts", expert, first)
+        TensorProduct(x[first:end], w[expert].mT, "experts", expert, first)
         for expert, (first, end) in enumerate(zip([0, *ends], ends, strict=False))
         if end > first
     ]

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 from ...instruments import InputError
 from .checks import check_operands
 from .module_products import ModuleProducts, as_heads, facts_of, unfused_attention
-from .products import Product, operation_of
+from .products import TensorProduct, operation_of
 
 _ATEN = torch.ops.aten
 _BY_SHAPE = {  # the numbers of whose result do not depend on those of the first operand
@@ -46,14 +46,14 @@ _OUT_OF_PLACE = {_ATEN.as_strided_.default: _ATEN.as_strided.default}
 
 
 @dataclass(frozen=True)
-class Ref:
+class TensorRef:
     """A tensor that an input or an earlier step gives, by its number."""
 
     number: int
 
 
 @dataclass(frozen=True)
-class Stored:
+class WeightRef:
     """A weight or a constant of the module, by its name."""
 
     name: str
@@ -67,7 +67,7 @@ class Recorded:
     ----------
     path : of the module that it belongs to
     function : the aten operation; None for a product
-    operands : arguments of the operation, or x and w; tensors are `Ref` or `Stored`
+    operands : arguments of the operation, or x and w; tensors are `TensorRef` or `WeightRef`
     options : named arguments
     results : numbers of the tensors that it gives
     shapes : of its results
@@ -223,7 +223,7 @@ class _Recorder(TorchDispatchMode):
                 "lightloom.torch.optics, which needs no program"
             )
 
-    def _product(self, product: Product) -> torch.Tensor:
+    def _product(self, product: TensorProduct) -> torch.Tensor:
         """Compute a product, record it, and return its result [..., N, M]."""
         named = self.products.named(product)
         check_operands(named.name, product.x, product.w)
@@ -293,10 +293,10 @@ class _Recorder(TorchDispatchMode):
             return leaf
         number = self._numbers.get(id(leaf))
         if number is not None:
-            return Ref(number)
+            return TensorRef(number)
         return self._stored(leaf, self.products.tags.of(leaf).weight or "constant")
 
-    def _stored(self, tensor: torch.Tensor, name: str) -> Stored:
+    def _stored(self, tensor: torch.Tensor, name: str) -> WeightRef:
         """Return a weight or a constant by its name; equal views share one."""
         storage = tensor.untyped_storage()
         place = storage._cdata, tensor.storage_offset(), tuple(tensor.shape), tensor.stride()
@@ -307,7 +307,7 @@ class _Recorder(TorchDispatchMode):
                 found = f"{name}.{len(self.recording.stored)}"
             self._places[place] = found
             self.recording.stored[found] = tensor.detach()
-        return Stored(found)
+        return WeightRef(found)
 
 
 def _tensors(args: Any) -> list[torch.Tensor]:

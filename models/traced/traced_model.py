@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ from ...instruments import InputError
 from ...scheduler import Executor, Program, ProgramBuilder
 from ...scheduler.program import BATCH, NEW, shape
 from ..generation import Generation
-from ..inputs import ModelInputs
+from ..inputs import ModelInputs, padded
 from ..model import Cache, Model
 from ..tokenizer import Tokenizer
 from ..weights import Weights
@@ -137,6 +137,7 @@ class TracedModel(Model):
         self.weights = weights  # type: ignore[assignment]
         self.examples = dict(examples)
         self._program = program
+        self.fixed_sizes = config.fixed
         self._inputs = TracedInputs(
             name, source, config.task, config, program=program, examples=self.examples
         )
@@ -148,12 +149,6 @@ class TracedModel(Model):
             f"TracedModel {self.name} ({self.task}): {len(self._program.matmuls)} products, "
             f"{len(self._program.steps)} steps, {sizes}"
         )
-
-    @property
-    def fixed_sizes(self) -> tuple[int, int] | None:
-        """Batch and sequence that the program serves alone; None serves any."""
-        fixed: tuple[int, int] | None = self.config.fixed
-        return fixed
 
     def program(self, ending: str) -> Program:
         """Return the program of one pass; all endings but "loss" are its outputs."""
@@ -181,6 +176,33 @@ class TracedModel(Model):
     ) -> np.ndarray:
         """Run the program once, and return its first output; see `Model.run_pass`."""
         return super().run_pass(executor, ending, data, None, cache, sequences)
+
+    def arrays_of(self, sentences: Sequence[str]) -> dict[str, np.ndarray]:
+        """Return sentences as padded tokens, with the mask of those that are valid.
+
+        Without sentences, the inputs that the model was traced with.
+
+        Raises
+        ------
+        InputError : when the inputs of the model are not those of a text
+        """
+        names = set(self.config.inputs)
+        if not sentences:
+            return dict(self.examples)
+        if "input_ids" not in names or not names <= {"input_ids", "attention_mask"}:
+            raise InputError(
+                f"{self.name!r} takes {', '.join(self.config.inputs)}, not sentences; give a file "
+                "of arrays by these names"
+            )
+        tokens, lengths = padded([self.tokenizer.encode(text) for text in sentences])
+        if "attention_mask" not in names and len(set(lengths)) > 1:
+            raise InputError(
+                f"{self.name!r} takes no attention mask, so its sentences have to be of equally "
+                f"many tokens, not {sorted(set(lengths.tolist()))}"
+            )
+        mask = (np.arange(tokens.shape[1]) < lengths[:, None]).astype(np.int64)
+        given = {"input_ids": tokens, "attention_mask": mask}
+        return {name: given[name] for name in self.config.inputs}
 
     def save(self, folder: str | Path) -> None:
         """Write program and weights into a folder, from which `load_model` opens them.

@@ -28,7 +28,7 @@ from .aten_steps import (
     packet_of,
     register_steps,
 )
-from .recorder import Recorded, Recording, Ref, Stored
+from .recorder import Recorded, Recording, TensorRef, WeightRef
 from .sizes import NotSymbolic, fitted, merged
 
 Sizes = Mapping[str, int]
@@ -209,7 +209,11 @@ class ProgramWriter:
         parts, *axis = recorded.operands
         states = {port.name for port in self._ports if port.is_state}
         old = parts[0]
-        if len(parts) != 2 or not isinstance(old, Ref) or self._names.get(old.number) not in states:
+        if (
+            len(parts) != 2
+            or not isinstance(old, TensorRef)
+            or self._names.get(old.number) not in states
+        ):
             return False
         if (axis or [0])[0] not in (-2, 2):
             raise InputError(
@@ -238,13 +242,13 @@ class ProgramWriter:
         name, kind, groups, is_softmax = recorded.product
         x, w = recorded.operands
         unique = self._unique(name)
-        if isinstance(x, Stored):  # of a weight by a weight
+        if isinstance(x, WeightRef):  # of a weight by a weight
             x = self._from_weight(x, recorded)
         operand = self._names[x.number]
         number = recorded.results[0]
         y = unique
         self._names[number], self._shapes[y] = y, self._shape_of(number)
-        is_static = isinstance(w, Stored)
+        is_static = isinstance(w, WeightRef)
         weight = w.name if is_static else self._names[w.number]
         if is_static:
             self._weight(weight)
@@ -266,7 +270,7 @@ class ProgramWriter:
             )
         )
 
-    def _from_weight(self, stored: Stored, recorded: Recorded) -> Ref:
+    def _from_weight(self, stored: WeightRef, recorded: Recorded) -> TensorRef:
         """Write a step that gives a weight as an operand."""
         number = -1 - len(self._steps)
         for recording in self._recordings:
@@ -280,7 +284,7 @@ class ProgramWriter:
             (recorded.shapes[0],),
         )
         self._write_host([given] * len(self._recordings))
-        return Ref(number)
+        return TensorRef(number)
 
     def _weight(self, name: str) -> None:
         self._weight_shapes[name] = tuple(self._recordings[0].stored[name].shape)
@@ -295,8 +299,8 @@ def _needed(recording: Recording) -> set[int]:
     return needed
 
 
-def _refs(argument: Any) -> list[Ref]:
-    if isinstance(argument, Ref):
+def _refs(argument: Any) -> list[TensorRef]:
+    if isinstance(argument, TensorRef):
         return [argument]
     if isinstance(argument, Mapping):
         return [ref for value in argument.values() for ref in _refs(value)]

@@ -175,6 +175,21 @@ def plan(
         on this model
     """
     opened = backend if isinstance(backend, Backend) else open_backend(backend)
+    batch, sequence = _checked_sizes(model, batch, sequence, new_tokens)
+    passes = [({"batch": batch, "new": sequence, "past": 0}, 1)]
+    passes += [
+        ({"batch": batch, "new": 1, "past": sequence + index}, 1) for index in range(new_tokens - 1)
+    ]
+    encoding = "label" if model.head else "embed"
+    tasks = {"vision": "classify", "encoder": encoding, "outputs": "outputs"}
+    task = "generate" if new_tokens else tasks.get(model.task, "logits")
+    return _plan(model, opened, placement, constants, task, tuple(passes))
+
+
+def _checked_sizes(
+    model: RunnableModel, batch: int, sequence: int | None, new_tokens: int
+) -> tuple[int, int]:
+    """Return batch and sequence of a plan, after a check that the model can take them."""
     context = model.config.context
     if model.task == "vision":
         if sequence not in (None, context):
@@ -208,14 +223,7 @@ def plan(
             f"{sequence} tokens{after} are more than the {context} that the context of "
             f"{model.name!r} holds; give fewer"
         )
-    passes = [({"batch": batch, "new": sequence, "past": 0}, 1)]
-    passes += [
-        ({"batch": batch, "new": 1, "past": sequence + index}, 1) for index in range(new_tokens - 1)
-    ]
-    encoding = "label" if model.head else "embed"
-    tasks = {"vision": "classify", "encoder": encoding, "outputs": "outputs"}
-    task = "generate" if new_tokens else tasks.get(model.task, "logits")
-    return _plan(model, opened, placement, constants, task, tuple(passes))
+    return batch, sequence
 
 
 def _plan(

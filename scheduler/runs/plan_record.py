@@ -194,10 +194,11 @@ class PlanRecord:
 def units_of(
     model: RunnableModel, passes: Sequence[tuple[Mapping[str, int], int]]
 ) -> tuple[int, str]:
-    """Return the number of tokens (or images) that passes process, and the name of the unit."""
-    image = model.task == "vision"
-    count = sum(times * sizes["batch"] * (1 if image else sizes["new"]) for sizes, times in passes)
-    return max(count, 1), "image" if image else "token"
+    """Return the number of tokens, images or rows that passes process, and the unit's name."""
+    unit = {"vision": "image", "outputs": "row"}.get(model.task, "token")
+    per_row = [1 if unit != "token" else sizes["new"] for sizes, _ in passes]
+    counts = zip(passes, per_row, strict=True)
+    return max(sum(n * sizes["batch"] * each for (sizes, n), each in counts), 1), unit
 
 
 def plan_step(

@@ -13,12 +13,11 @@ import importlib
 import json
 import sys
 import threading
-from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from package_modules import modules
+from package_modules import can_import, modules
 
 
 class FileCounter:
@@ -44,7 +43,7 @@ def count_files(options: list[str]) -> dict[str, list[str]]:
     """Run `lightloom run --limit 1` with further options: what is counted -> modules, sorted."""
     known = {}
     for name, path in modules().items():
-        if not name.endswith(("kernels", "lanes", "compiled_steps")) or find_spec("numba"):
+        if can_import(name):
             importlib.import_module(name)
         known[path.resolve()] = name
     counter = FileCounter()

@@ -26,11 +26,13 @@ def modules() -> dict[str, Path]:
 
 
 def importable() -> list[str]:
-    """Return the modules that can be imported here: kernels need the extra `fast`."""
-    has_numba = find_spec("numba") is not None
-    return [
-        name
-        for name in modules()
-        if not name.endswith("__main__")
-        and (has_numba or not name.endswith(("kernels", "lanes", "compiled_steps")))
-    ]
+    """Return the modules that can be imported here: some need the extra `fast`, or `torch`."""
+    return [name for name in modules() if not name.endswith("__main__") and can_import(name)]
+
+
+def can_import(name: str) -> bool:
+    """Return whether what a module is written for is installed."""
+    if name.startswith("lightloom.models.traced."):
+        return find_spec("torch") is not None
+    needs_numba = name.endswith(("kernels", "lanes", "compiled_steps"))
+    return not needs_numba or find_spec("numba") is not None
