@@ -17,7 +17,7 @@ from ..tokenizer import Tokenizer
 from .trace import trace
 from .traced_model import TracedModel
 
-_ROWS, _TOKENS, _FRAMES = 2, 8, 3000
+_ROWS, _TOKENS, _LONGER, _FRAMES = 2, 8, 4, 3000
 _SHORTEST_SOUND = 16_000  # samples
 
 
@@ -100,7 +100,8 @@ def _examples(module: Any, folder: Path) -> dict[str, torch.Tensor]:
         return images if main == "pixel_values" else {"input_ids": tokens, **images}
     if main == "input_ids":
         if getattr(config, "is_encoder_decoder", False):
-            return {"input_ids": tokens, "decoder_input_ids": tokens.clone()}
+            longer = tokens.repeat(1, _LONGER)
+            return {"input_ids": longer, "decoder_input_ids": tokens}
         if type(module).__name__.endswith(("ForCausalLM", "LMHeadModel")):
             return {"input_ids": tokens}
         return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}

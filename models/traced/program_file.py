@@ -32,7 +32,7 @@ def write_program(
     InputError : when a file cannot be written, or the folder holds a program of something else
     """
     folder.mkdir(parents=True, exist_ok=True)
-    arrays = {name: np.ascontiguousarray(weights[name]) for name in weights}
+    arrays = {name: np.array(weights[name], order="C") for name in weights}
     with whole_output(folder / WEIGHTS, "safetensors") as draft:
         save_file(arrays, draft)
     document = {"schema": SCHEMA, "kind": KIND, **about, "program": document_of(program)}

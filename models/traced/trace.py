@@ -168,8 +168,8 @@ def _named_outputs(output: Any) -> dict[str, torch.Tensor]:
     }
     if not found:
         raise InputError(f"the module returns {type(output).__name__}, which holds no tensor")
-    order = [key for key in _OUTPUTS if key in found] or [next(iter(found))]
-    return {order[0]: found[order[0]]}
+    first = next((key for key in _OUTPUTS if key in found), next(iter(found)))
+    return {first: found[first], **found}
 
 
 def _counts_tokens(examples: Mapping[str, torch.Tensor]) -> bool:
