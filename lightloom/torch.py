@@ -26,6 +26,7 @@ def optics(
     placement: str | Path | Placement = "paper",
     seed: int = 0,
     calibration: Iterable[Any] = (),
+    gradients: str = "straight-through",
 ) -> Light:
     """Return a context in which the matrix products of a torch module run on a backend.
 
@@ -42,6 +43,8 @@ def optics(
     seed : of the noise
     calibration : inputs of passes that fix read-out ranges: mappings of named arguments, tuples, or
         tensors; without them the ranges of a product come from its first call
+    gradients : "straight-through": those of exact products; "quantised": those of the noise-free
+        products of operands rounded to the levels of the modulators
 
     Raises
     ------
@@ -52,7 +55,7 @@ def optics(
     _check_torch()
     from .models.traced.optics import Light
 
-    return Light(model, backend, placement, seed, calibration)
+    return Light(model, backend, placement, seed, calibration, gradients)
 
 
 def trace(model: Any, example_inputs: Any, name: str | None = None) -> TracedModel:

@@ -118,6 +118,28 @@ def test_gradients_pass_straight_through_noise() -> None:
     assert torch.allclose(module.line.weight.grad, x.sum(0).expand(6, 8), atol=1e-5)
 
 
+@pytest.mark.parametrize("encoding", ["push-pull", "offset"])
+def test_gradients_of_quantised_products_use_what_the_modulators_show(encoding: str) -> None:
+    profile = load_profile("ideal").with_settings({"encoding": encoding, "input_bits": 4})
+    backend = MockBackend(profile.with_settings({"weight_bits": 3}))
+    module = torch.nn.Linear(6, 5, bias=False)
+    x = torch.randn(7, 6, requires_grad=True)
+    upstream = torch.randn(7, 5)
+    with optics(module, backend, placement="all-optical", gradients="quantised"):
+        module(x).backward(upstream)
+    exact = MockBackend(load_profile("ideal").with_settings({"encoding": encoding}))
+    shown, columns = {}, torch.eye(6)
+    for name, operand, bits in (
+        ("x", x, {"input_bits": 4}),
+        ("w", module.weight, {"input_bits": 3}),
+    ):
+        rounding = MockBackend(exact.profile.with_settings(bits))
+        shown[name] = torch.from_numpy(rounding.matmul(operand.detach().numpy(), columns.numpy()).y)
+    assert torch.allclose(x.grad, upstream @ shown["w"], atol=1e-5)
+    assert torch.allclose(module.weight.grad, upstream.T @ shown["x"], atol=1e-5)
+    assert not torch.allclose(x.grad, upstream @ module.weight, atol=1e-3)
+
+
 def test_text_is_generated_on_light() -> None:
     model, inputs = made("llama")
     expected = model.generate(inputs["input_ids"], max_new_tokens=5, do_sample=False)

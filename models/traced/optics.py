@@ -27,10 +27,13 @@ from ...scheduler.costs import BenchModel
 from ...scheduler.runs.plan_record import PlanRecord
 from ...scheduler.runs.report import Report, Run, bench_seconds
 from .checks import check_module, check_operands
+from .gradients import QuantisedGradients
 from .light_runner import TORCH_STEP, Call, LightRunner
 from .module_products import ModuleProducts, NamedProduct, as_heads, facts_of, unfused_attention
 from .products import Operation, TensorProduct, operation_of
 from .tags import version_of
+
+GRADIENTS = ("straight-through", "quantised")
 
 
 class Light:
@@ -40,6 +43,7 @@ class Light:
     ----------
     backend : that multiplies
     products : of the module, by their names
+    quantised : rounds the operands of gradients; None where they are exact
     remarks : what stays digital, and where ranges come from, as sentences
     """
 
@@ -50,8 +54,11 @@ class Light:
         placement: str | Path | Placement = DEFAULT_POLICY,
         seed: int = 0,
         calibration: Iterable[Any] = (),
+        gradients: str = "straight-through",
     ) -> None:
         check_module(model)
+        if gradients not in GRADIENTS:
+            raise InputError(f"gradients = {gradients!r}: choose from {', '.join(GRADIENTS)}")
         self._is_own = not isinstance(backend, Backend)
         self.backend = open_backend(backend, seed) if isinstance(backend, str) else backend
         if not isinstance(self.backend, Backend):
@@ -71,6 +78,9 @@ class Light:
         self._wall_s, self._product_s, self._call_start = 0.0, 0.0, 0.0
         self._product_start_s = 0.0
         self._stack: ExitStack | None = None
+        self.quantised: QuantisedGradients | None = None
+        if gradients == "quantised" and self.backend.is_optical:
+            self.quantised = QuantisedGradients(self.backend.profile)
 
     # ------------------------------------------------------------------------- the context
 
@@ -83,6 +93,8 @@ class Light:
                 stack.callback(self.backend.close)
             stack.enter_context(self.products.paths.watched(self._begin_call, self._end_call))
             stack.enter_context(unfused_attention())
+            if self.quantised is not None:
+                stack.enter_context(self.quantised.followed())
             stack.enter_context(_ProductMode(self))
             self.calibrate(*self._calibration)
             self._stack = stack.pop_all()
@@ -318,6 +330,8 @@ class _ProductMode(TorchDispatchMode):
             operation = operation_of(function, args, kwargs, light.products.is_weight)
             if operation is not None:
                 result = light.on_light(operation)
+                if result is not None and light.quantised is not None:
+                    light.quantised.mark(function, args)
                 return function(*args, **kwargs) if result is None else result
         elif facts.is_composite:
             with self:
