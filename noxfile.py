@@ -81,6 +81,7 @@ def torch(session: nox.Session) -> None:
     """Run the tests of models from PyTorch, slow ones, too."""
     session.install(TORCH)
     install(session, "test", "fast", "torch")
+    session.install("accelerate")  # with it, transformers reads the GGUF of a test
     session.run("pytest", "-m", "with_torch and not campaign", *session.posargs)
 
 

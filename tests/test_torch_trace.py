@@ -1,6 +1,7 @@
 """A torch module as a program: `lightloom.torch.trace`, and folders without a page of their own."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from architectures import ARCHITECTURES, made, output_of
 from lightloom.backends import MockBackend, load_profile
 from lightloom.scheduler.journal.pass_record import PassRecord
+from pages import DOCS, run_page
 
 import lightloom
 from lightloom import InputError
@@ -307,3 +309,34 @@ def test_folders_that_torch_cannot_open_are_refused(tmp_path: Path) -> None:
     refused("code of the folder's own", auto_map={"AutoModel": "modeling.Own"})
     refused("the weights lack|cannot open", intermediate_size=40)
     refused("the weights lack", num_hidden_layers=3)
+
+
+@pytest.mark.parametrize("page", ["torch.md"])
+def test_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_page(DOCS / "how-to" / page, tmp_path, has="PyTorch")
+
+
+@pytest.mark.slow
+@pytest.mark.packaged_models
+def test_real_models_give_the_logits_of_their_pages() -> None:
+    pytest.importorskip("accelerate", reason="accelerate is not installed")
+    folder = os.environ.get("LIGHTLOOM_TEST_MODELS")
+    if not folder:
+        pytest.skip("LIGHTLOOM_TEST_MODELS names no folder of models")
+    smollm2 = Path(folder) / "smollm2"
+    (file,) = smollm2.glob("*.gguf")
+    language = transformers.AutoModelForCausalLM.from_pretrained(
+        smollm2, gguf_file=file.name, dtype=torch.float32
+    ).eval()
+    encoder = transformers.AutoModel.from_pretrained(Path(folder) / "minilm").eval()
+    for module, path in ((language, file), (encoder, Path(folder) / "minilm")):
+        page = lightloom.load_model(path)
+        tokens = np.random.default_rng(0).integers(0, page.config.vocabulary, (1, 24))
+        given = torch.from_numpy(tokens)
+        traced = trace(module, {"input_ids": given})
+        expected = page.forward(tokens)
+        data = tokens if traced.task == "language" else {"input_ids": tokens}
+        assert difference(traced.forward(data), expected) < 1e-4
+        with torch.no_grad(), lightloom.torch.optics(module, "digital"):
+            assert difference(output_of(module(given)).numpy(), expected) < 1e-4
