@@ -63,7 +63,7 @@ class Job:
     sequence: int
     new_tokens: int
     placement: str
-    first: np.ndarray
+    first: Any
     later: tuple[np.ndarray, ...]
 
     @property
@@ -75,13 +75,13 @@ class Job:
 
     @property
     def unit(self) -> str:
-        """The unit that is counted: token or image."""
-        return "image" if self.model.task == "vision" else "token"
+        """The unit that is counted: token, image, or row of inputs."""
+        return {"vision": "image", "outputs": "row"}.get(self.model.task, "token")
 
     @property
     def phases(self) -> dict[str, tuple[tuple[np.ndarray, ...], int]]:
         """Phases of a round: name -> (inputs of each pass, tokens or images in all)."""
-        count = self.batch if self.unit == "image" else self.first.size
+        count = self.batch * (self.sequence if self.unit == "token" else 1)
         name = "prefill" if self.unit == "token" else "pass"
         phases: dict[str, tuple[tuple[np.ndarray, ...], int]] = {name: ((self.first,), count)}
         if self.later:
@@ -94,7 +94,7 @@ class Job:
         matmuls = self.model.program(self.ending).matmuls
         for name, (inputs, _) in self.phases.items():
             for data in inputs:
-                new = self.sequence if self.unit == "image" else data.shape[1]
+                new = data.shape[1] if self.unit == "token" else self.sequence
                 sizes = {"batch": self.batch, "new": new, "past": past}
                 total += sum(step.macs(sizes) for step in matmuls) if name == phase else 0
                 past += new
@@ -118,15 +118,22 @@ def make_job(
     sizes = plan(model, DigitalBackend(), batch, sequence, new_tokens, placement).passes[0][0]
     chance = np.random.Generator(np.random.Philox(seed))
     config = model.config
-    first: np.ndarray
-    if model.task == "vision":
+    first: Any
+    if model.task == "outputs":
+        rows = np.arange(sizes["batch"])
+        examples = model.arrays_of([])  # type: ignore[attr-defined]
+        first = {name: array[rows % len(array)] for name, array in examples.items()}
+        if config.has_tokens:
+            columns = np.arange(sizes["new"])
+            first = {name: array[:, columns % array.shape[1]] for name, array in first.items()}
+    elif model.task == "vision":
         first = chance.standard_normal((batch, *config.image_shape), dtype=np.float32)
     else:
         first = chance.integers(0, config.vocabulary, (batch, sizes["new"]))
     later = tuple(
         chance.integers(0, config.vocabulary, (batch, 1)) for _ in range(max(new_tokens - 1, 0))
     )
-    return Job(model, batch, sizes["new"], new_tokens, placement, first, later)
+    return Job(model, sizes["batch"], sizes["new"], new_tokens, placement, first, later)
 
 
 def runnable(model: Model, seed: int = 0) -> Model:
@@ -370,7 +377,7 @@ class BareProducts(Contender):
         return None
 
     def _run(self, data: np.ndarray) -> None:
-        new = self.job.sequence if data.ndim == 4 else data.shape[1]
+        new = data.shape[1] if self.job.unit == "token" else self.job.sequence
         sizes = {"batch": len(data), "new": new, "past": self._past}
         for step in self._matmuls:
             x = self._array(evaluate(step.x_shape, sizes))

@@ -9,6 +9,7 @@ each reading -> noise -> full well -> converter -> scale, add to y. Blocks fit a
 independent, and run on a pool of threads.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -211,7 +212,8 @@ class MockBackend(Backend):
         """Return packed weights from their arrays, where this process multiplies packed ones."""
         if self._twin is not None or not can_pack(self._parameters, shape[-1]):
             return None
-        content = PackedWeights((1, *shape), self._parameters, ranges, arrays)
+        stacked = (math.prod(shape[:-2]), *shape[-2:])
+        content = PackedWeights(stacked, self._parameters, ranges, arrays)
         return PreparedWeights(shape, content, ranges, self._maker)
 
     def _prepare(self, weights: np.ndarray, ranges: Ranges | None) -> Any:

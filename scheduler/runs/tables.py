@@ -18,7 +18,7 @@ from ...instruments.formatting import (
 from ...instruments.table import Cell, Column, Styled, Table
 from ..energy.tables import kind_table
 from ..program import layer_of, without_layer
-from .plan_record import PlannedStep, PlanRecord
+from .plan_record import PlannedStep, PlanRecord, units_of
 
 PLACES = {"optical": 0, "host": 1, "convert": 2}  # order of rows: where a step runs
 _MOST_SENTENCES = 20  # whose similarities are shown
@@ -133,8 +133,8 @@ def _plan_times(plan: PlanRecord) -> str:
 def _plan_bottleneck(plan: PlanRecord) -> str:
     shares = sorted(plan.prediction.utilisation.items(), key=lambda item: -item[1])
     busy = ", ".join(f"{name} {share:.1%}" for name, share in shares if share)
-    unit = "image" if plan.task == "classify" else "token"
-    rate = format_number(plan.units / plan.seconds if plan.seconds else 0.0)
+    units, unit = units_of(plan.model, plan.passes)
+    rate = format_number(units / plan.seconds if plan.seconds else 0.0)
     return (
         f"utilisation: {busy}; bottleneck: {plan.prediction.bottleneck}; {rate} {unit}s per "
         f"second; memory on the host: {format_quantity(plan.memory_bytes, 'B')}"
