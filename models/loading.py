@@ -336,8 +336,8 @@ def _used(model: Model, wanted: Mapping[str, Any], weights: Weights) -> Weights:
 def _family(kind: Any, path: Path) -> ModuleType:
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise InputError(
-            f"{path}: model_type {kind!r} is an architecture that lightloom has no page for; it "
-            f"has {', '.join(FAMILIES)}. Others run through torch: pip install 'lightloom[torch]'"
+            f"{path}: model_type {kind!r} is an architecture that lightloom does not support "
+            f"without torch (pip install 'lightloom[torch]'); it supports {', '.join(FAMILIES)}"
         )
     return FAMILIES[kind]
 
