@@ -36,7 +36,7 @@ def layers_model(
     names: Sequence[str] | None = None,
     name: str = "layers",
 ) -> Model:
-    """Return a model of a list of layers; see `lightloom.models.layer_lists`.
+    """Return a model of a list of layers; see the module layer_lists.
 
     Parameters
     ----------
