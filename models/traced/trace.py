@@ -6,6 +6,7 @@ is run with a cache of keys and values, which becomes the state of its program.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -91,11 +92,32 @@ def _prepared(model: torch.nn.Module) -> Iterator[None]:
     before = {key: getattr(config, key) for key in wanted if hasattr(config, key)}
     for key in before:
         setattr(config, key, wanted[key])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(
+        1
+    )  # more of them wait for each other on a busy computer: inputs are small
+    try:
+        with _silenced():
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        for key, value in before.items():
+            setattr(config, key, value)
+
+
+@contextmanager
+def _silenced() -> Iterator[None]:
+    """Keep transformers from advice on how it is called here."""
+    library = sys.modules.get("transformers")
+    if library is None:
+        yield
+        return
+    before = library.logging.get_verbosity()
+    library.logging.set_verbosity_error()
     try:
         yield
     finally:
-        for key, value in before.items():
-            setattr(config, key, value)
+        library.logging.set_verbosity(before)
 
 
 def _is_causal(model: torch.nn.Module, examples: Mapping[str, torch.Tensor]) -> bool:
