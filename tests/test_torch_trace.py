@@ -149,6 +149,19 @@ def test_costs_are_those_of_the_built_in_page(tmp_path: Path) -> None:
     assert counts[0] == counts[1]
 
 
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_masked_places_enter_no_range(attention: str, tmp_path: Path) -> None:
+    module, inputs = made("llama", attention)
+    module.save_pretrained(tmp_path)
+    ranges = []
+    for model in (lightloom.load_model(tmp_path), trace(module, inputs)):
+        executor = model.executor(MockBackend(load_profile()))
+        model.calibrate(executor, inputs["input_ids"].numpy())
+        ranges.append([r.readout for name, r in executor.ranges.items() if name.endswith("qk")])
+    for mine, other in zip(*ranges, strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-4)
+
+
 def test_a_plan_decides_where_the_products_of_a_module_go() -> None:
     module, inputs = made("llama")
     decided = lightloom.plan(trace(module, inputs), "mock", 2, 10, placement="projections").decided

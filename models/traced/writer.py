@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -32,6 +32,7 @@ from .recorder import Recorded, Recording, TensorRef, WeightRef
 from .sizes import NotSymbolic, fitted, merged
 
 Sizes = Mapping[str, int]
+_SCALINGS = ("_unsafe_view", "div", "mul", "view")  # between scores and their mask
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ class ProgramWriter:
         for index, step in enumerate(first.steps):
             if not needed.isdisjoint(step.results):
                 self._write([recording.steps[index] for recording in self._recordings])
+        self._mark_masks()
         outputs = self._outputs(first)
         feeds = tuple(port.name for port in self._ports if not port.is_state)
         steps: tuple[Step, ...] = tuple(self._steps)
@@ -106,6 +108,38 @@ class ProgramWriter:
         )
         register_steps(program)
         return program
+
+    def _mark_masks(self) -> None:
+        """Tell products of queries and keys which places are masked after them.
+
+        The mask is what is added to the scaled scores, alike for all heads; 0 is a valid place.
+        """
+        written = {name: place for place, step in enumerate(self._steps) for name in step.outputs}
+        readers: dict[str, list[Step]] = {}
+        for step in self._steps:
+            for name in step.inputs:
+                readers.setdefault(name, []).append(step)
+        for place, step in enumerate(self._steps):
+            if not isinstance(step, OpticalMatmul) or step.kind != "QK^T":
+                continue
+            mask = self._mask_after(step.y, readers)
+            if mask is not None and written.get(mask, place) < place:
+                self._steps[place] = replace(step, valid=mask)
+
+    def _mask_after(self, scores: str, readers: Mapping[str, Sequence[Step]]) -> str | None:
+        """Return the mask [B, 1, N, T] that is added to scores; None where there is none."""
+        while len(found := readers.get(scores, [])) == 1 and isinstance(found[0], HostStep):
+            (step,) = found
+            packet = packet_of(step.step)
+            if packet == "add":
+                others = [name for name in step.inputs if name != scores]
+                mask = self._shapes[others[0]] if others else ()
+                is_mask = len(mask) == 4 and mask[1] == Size.of(1)
+                return others[0] if is_mask else None
+            if packet not in _SCALINGS:
+                return None
+            scores = step.outputs[0]
+        return None
 
     def _outputs(self, first: Recording) -> tuple[str, ...]:
         """Return the names of the outputs; a state among them is the program's own business."""
