@@ -18,7 +18,13 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from ...instruments import InputError
 from .checks import check_operands
-from .module_products import ModuleProducts, as_heads, facts_of, unfused_attention
+from .module_products import (
+    ModuleProducts,
+    SharedSetting,
+    as_heads,
+    facts_of,
+    unfused_attention,
+)
 from .products import TensorProduct, operation_of
 
 _ATEN = torch.ops.aten
@@ -137,8 +143,7 @@ def record(
 
 
 @contextmanager
-def _as_exported() -> Iterator[None]:
-    """Let models leave out what depends on numbers, as they do for torch's own export."""
+def _exporting() -> Iterator[None]:
     compiler = torch.compiler
     before = compiler._is_compiling_flag, compiler._is_exporting_flag
     compiler._is_compiling_flag = compiler._is_exporting_flag = True
@@ -146,6 +151,10 @@ def _as_exported() -> Iterator[None]:
         yield
     finally:
         compiler._is_compiling_flag, compiler._is_exporting_flag = before
+
+
+_as_exported = SharedSetting(_exporting)
+"""Lets models leave out what depends on numbers, as they do for torch's own export."""
 
 
 class _Recorder(TorchDispatchMode):
@@ -195,7 +204,7 @@ class _Recorder(TorchDispatchMode):
         if facts.is_product:
             with self:
                 operation = operation_of(function, args, kwargs, self.products.is_weight)
-                if operation is not None:
+                if operation is not None and not facts.written:
                     done = [self._product(product) for product in operation.products]
                     return operation.finish(done).to(operation.dtype)
         if facts.holds_products or facts.is_product:
@@ -205,7 +214,7 @@ class _Recorder(TorchDispatchMode):
             )
         self._check_branch(function, args)
         result = function(*args, **kwargs)
-        self.products.follow(function, args, result, facts.written)
+        self.products.follow(function, args, kwargs, result, facts.written)
         self._add(function, args, kwargs, result, facts.written)
         return result
 
