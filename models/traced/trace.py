@@ -30,6 +30,14 @@ from .writer import Port, ProgramWriter
 _MOST_DIFFERENT = 1e-3  # of a program's first output from torch's, relative to the largest
 _LONGEST = 1 << 20  # tokens of a sequence, for a module that names no limit
 _CACHED_SIZES = ((2, 5, 7), (3, 5, 7), (2, 6, 7), (2, 5, 9), (3, 6, 10), (4, 7, 8), (3, 4, 11))
+_ERRORS_OF_MODULES = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 _OUTPUTS = ("logits", "logits_per_image", "last_hidden_state", "pooler_output")
 
 
@@ -58,6 +66,14 @@ def trace(
             if _is_causal(model, examples):
                 return _language_model(model, examples, name, source, read_tokenizer)
             return _any_model(model, examples, name, source)
+    except InputError:
+        raise
+    except _ERRORS_OF_MODULES as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(
+            f"the module fails with its example inputs ({type(error).__name__}: {reason}); give "
+            "inputs that it accepts, or run it with lightloom.torch.optics"
+        ) from error
     finally:
         model.train(was_training)
 
@@ -66,19 +82,32 @@ def _examples(model: torch.nn.Module, given: Any) -> dict[str, torch.Tensor]:
     """Return example inputs by the names of the module's arguments."""
     import inspect
 
-    names = list(inspect.signature(model.forward).parameters)
+    parameters = inspect.signature(model.forward).parameters
+    takes_more = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+    names = [name for name, one in parameters.items() if one.kind is one.POSITIONAL_OR_KEYWORD]
     if isinstance(given, Mapping):
         found = dict(given)
+        unknown = [] if takes_more else sorted(set(found) - set(names))
+        if unknown:
+            raise InputError(
+                f"the module takes no argument {unknown[0]!r}; it takes {', '.join(names)}"
+            )
     else:
         values = given if isinstance(given, tuple | list) else (given,)
+        if len(values) > len(names):
+            raise InputError(
+                f"{len(values)} example inputs were given, but the module takes {len(names)} "
+                f"arguments with names ({', '.join(names)})"
+            )
         found = dict(zip(names, values, strict=False))
     if not found:
         raise InputError("there are no example inputs; give a tensor, a tuple or a mapping of them")
     for key, value in found.items():
-        if not isinstance(value, torch.Tensor) or not value.dim():
+        if not isinstance(value, torch.Tensor) or not value.numel() or not value.dim():
+            shape = f" of shape {list(value.shape)}" if isinstance(value, torch.Tensor) else ""
             raise InputError(
-                f"the example input {key!r} is {type(value).__name__}, not a tensor with a batch "
-                "axis"
+                f"the example input {key!r} is {type(value).__name__}{shape}, not a tensor with a "
+                "batch axis and numbers"
             )
     return found
 
@@ -225,8 +254,11 @@ def _language_model(
     config: Any = model.config
     tokens = examples["input_ids"]
     with torch.no_grad():
-        found = model(input_ids=_of_size(tokens, 1, 4), use_cache=True).past_key_values
-    shapes = [(layer.keys.shape, layer.values.shape) for layer in found.layers]
+        output = model(input_ids=_of_size(tokens, 1, 4), use_cache=True)
+    layers = getattr(getattr(output, "past_key_values", None), "layers", ())
+    if not layers or not all(getattr(layer, "keys", None) is not None for layer in layers):
+        return _any_model(model, examples, name, source)  # its state is none of keys and values
+    shapes = [(layer.keys.shape, layer.values.shape) for layer in layers]
 
     def call(tokens: torch.Tensor, *past: torch.Tensor) -> list[torch.Tensor]:
         cache = DynamicCache()
@@ -257,8 +289,8 @@ def _language_model(
     try:
         writer = ProgramWriter(recordings, [p.sizes for p in passes], ports, ["logits"], True)
         program = writer.program()
-    except NotSymbolic as error:
-        return _without_cache(model, examples, name, source, error)
+    except NotSymbolic:  # its cache has no form as a state: it gives logits only
+        return _any_model(model, examples, name, source)
     _check(program, recordings[-1], passes[-1], ["input_ids"], ports[1:])
     ends = getattr(config, "eos_token_id", None)
     about = TracedConfig(
@@ -270,17 +302,6 @@ def _language_model(
         ends=tuple(ends) if isinstance(ends, list) else () if ends is None else (ends,),
     )
     return _made(model, program, recordings[0], about, examples, name, source, read_tokenizer)
-
-
-def _without_cache(
-    model: torch.nn.Module,
-    examples: dict[str, torch.Tensor],
-    name: str | None,
-    source: Path | None,
-    error: NotSymbolic,
-) -> TracedModel:
-    """Return a language model whose cache has no form as a state: it gives logits only."""
-    return _any_model(model, examples, name, source)
 
 
 def _context(model: torch.nn.Module) -> int:
