@@ -117,6 +117,18 @@ class ModulePaths:
         return leave
 
 
+@contextmanager
+def evaluated(model: torch.nn.Module) -> Iterator[None]:
+    """Set a module to evaluation; afterwards, each of its modules is as it was."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, was_training in modes:
+            module.training = was_training
+
+
 class _Hook:
     """A hook that copies of its module, such as saved ones, do without."""
 

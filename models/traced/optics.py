@@ -29,6 +29,7 @@ from ...scheduler.runs.plan_record import PlanRecord
 from ...scheduler.runs.report import Report, Run, bench_seconds
 from .checks import check_module, check_operands
 from .light_runner import TORCH_STEP, Call, LightRunner
+from .module_paths import evaluated
 from .module_products import ModuleProducts, NamedProduct, as_heads, facts_of, unfused_attention
 from .products import Operation, TensorProduct, operation_of, target_of
 from .tags import version_of
@@ -117,11 +118,9 @@ class Light:
                 )
         if not inputs:
             return
-        was_training = self._model.training
-        self._model.eval()
         self._runner.is_calibrating = True
         try:
-            with torch.no_grad():
+            with evaluated(self._model), torch.no_grad():
                 for given in inputs:
                     if isinstance(given, Mapping):
                         self._model(**given)
@@ -129,7 +128,6 @@ class Light:
                         self._model(*(given if isinstance(given, tuple | list) else (given,)))
         finally:
             self._runner.is_calibrating = False
-            self._model.train(was_training)
 
     @contextmanager
     def sequences(self, ids: Sequence[int] | np.ndarray) -> Iterator[None]:

@@ -127,7 +127,7 @@ def record(
     InputError : where a branch depends on numbers of the inputs
     """
     mode = _Recorder(model)
-    with torch.no_grad(), _as_exported(), unfused_attention():
+    with torch.no_grad(), as_exported(), unfused_attention():
         try:
             with mode.products.paths.watched(mode.products.begin_pass), mode:
                 results = torch.func.functionalize(call)(*mode.taken(inputs))
@@ -153,7 +153,7 @@ def _exporting() -> Iterator[None]:
         compiler._is_compiling_flag, compiler._is_exporting_flag = before
 
 
-_as_exported = SharedSetting(_exporting)
+as_exported = SharedSetting(_exporting)
 """Lets models leave out what depends on numbers, as they do for torch's own export."""
 
 
@@ -213,6 +213,10 @@ class _Recorder(TorchDispatchMode):
                 "load it with attn_implementation='eager', or run it with lightloom.torch.optics"
             )
         self._check_branch(function, args)
+        if function is _ATEN.as_strided.default and isinstance(args[0], torch.Tensor):
+            with self:
+                args = _by_memory(*args, **kwargs)
+            kwargs = {}
         result = function(*args, **kwargs)
         self.products.follow(function, args, kwargs, result, facts.written)
         self._add(function, args, kwargs, result, facts.written)
@@ -265,8 +269,9 @@ class _Recorder(TorchDispatchMode):
         if written:
             if function not in _OUT_OF_PLACE:
                 raise InputError(
-                    f"{self._where()} changes a tensor in place ({function}) within a function "
-                    "with a gradient of its own, which cannot be written as steps"
+                    f"{self._where()} changes an input or a buffer in place, or any tensor within "
+                    f"a function with a gradient of its own ({function}), which cannot be written "
+                    "as steps; run it with lightloom.torch.optics"
                 )
             function = _OUT_OF_PLACE[function]
         leaves, form = tree_flatten((args, kwargs))
@@ -321,3 +326,19 @@ class _Recorder(TorchDispatchMode):
 
 def _tensors(args: Any) -> list[torch.Tensor]:
     return [leaf for leaf in tree_leaves(args) if isinstance(leaf, torch.Tensor)]
+
+
+def _by_memory(
+    x: torch.Tensor, size: Any, stride: Any, storage_offset: int | None = None
+) -> tuple[Any, ...]:
+    """Return arguments of `as_strided` for a contiguous tensor, as those of a program are."""
+    order = sorted(range(x.dim()), key=lambda axis: -x.stride(axis))
+    whole = x if x.is_contiguous() else x.permute(order)
+    if not whole.is_contiguous():
+        raise InputError(
+            "the module reads a tensor by its strides in memory (aten.as_strided), which a program "
+            "does not keep; run it with lightloom.torch.optics"
+        )
+    first = x.storage_offset()
+    offset = 0 if storage_offset is None else storage_offset - first
+    return (whole, size, stride, offset) if first == 0 else (whole.clone(), size, stride, offset)

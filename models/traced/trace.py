@@ -21,13 +21,15 @@ from ...scheduler import Executor
 from ...scheduler.program import Program
 from ..tokenizer import Tokenizer
 from .checks import check_module
-from .recorder import Recording, record
+from .module_paths import evaluated
+from .recorder import Recording, as_exported, record
 from .sizes import NotSymbolic
 from .traced_model import TracedConfig, TracedModel
 from .traced_weights import TracedWeights
 from .writer import Port, ProgramWriter
 
 _MOST_DIFFERENT = 1e-3  # of a program's first output from torch's, relative to the largest
+_MOST_ROUNDED = 16  # of narrow weights, in steps of their type
 _LONGEST = 1 << 20  # tokens of a sequence, for a module that names no limit
 _CACHED_SIZES = ((2, 5, 7), (3, 5, 7), (2, 6, 7), (2, 5, 9), (3, 6, 10), (4, 7, 8), (3, 4, 11))
 _ERRORS_OF_MODULES = (
@@ -59,10 +61,8 @@ def trace(
     """Write a module as a program; see `lightloom.torch.trace`."""
     check_module(model)
     examples = _examples(model, example_inputs)
-    was_training = model.training
-    model.eval()
     try:
-        with _prepared(model):
+        with evaluated(model), _prepared(model):
             if _is_causal(model, examples):
                 return _language_model(model, examples, name, source, read_tokenizer)
             return _any_model(model, examples, name, source)
@@ -74,8 +74,6 @@ def trace(
             f"the module fails with its example inputs ({type(error).__name__}: {reason}); give "
             "inputs that it accepts, or run it with lightloom.torch.optics"
         ) from error
-    finally:
-        model.train(was_training)
 
 
 def _examples(model: torch.nn.Module, given: Any) -> dict[str, torch.Tensor]:
@@ -181,7 +179,7 @@ def _any_model(
         has_tokens=has_tokens,
         remarks=remarks,
     )
-    _check(program, recordings[-1], passes[-1], names, [])
+    _check(model, call, program, recordings[0], passes[-1], names, [])
     return _made(model, program, recordings[0], config, examples, name, source, None)
 
 
@@ -291,7 +289,7 @@ def _language_model(
         program = writer.program()
     except NotSymbolic:  # its cache has no form as a state: it gives logits only
         return _any_model(model, examples, name, source)
-    _check(program, recordings[-1], passes[-1], ["input_ids"], ports[1:])
+    _check(model, call, program, recordings[0], passes[-1], ["input_ids"], ports[1:])
     ends = getattr(config, "eos_token_id", None)
     about = TracedConfig(
         "language",
@@ -360,13 +358,15 @@ def _array(tensor: torch.Tensor) -> np.ndarray:
 
 
 def _check(
+    model: torch.nn.Module,
+    call: Callable[..., Sequence[torch.Tensor]],
     program: Program,
     recording: Recording,
     one: _Pass,
     names: Sequence[str],
     states: Sequence[Port],
 ) -> None:
-    """Check that a program gives what torch gave.
+    """Check that a program gives what torch gives for inputs that were not recorded.
 
     Raises
     ------
@@ -374,21 +374,27 @@ def _check(
     """
     from ...scheduler.host_steps import State
 
+    inputs = [tensor.flip(min(1, tensor.dim() - 1)) for tensor in one.inputs]
     operands: dict[str, Any] = {
-        name: _array(tensor) for name, tensor in zip(names, one.inputs, strict=False)
+        name: _array(tensor) for name, tensor in zip(names, inputs, strict=False)
     }
     operands["past"] = one.sizes["past"]
     kept = {port.name: State() for port in states}
-    for state, tensor in zip(kept.values(), one.inputs[len(names) :], strict=True):
+    for state, tensor in zip(kept.values(), inputs[len(names) :], strict=True):
         state.append(_array(tensor))
     weights = _weights_of(recording, program, "trace")
     executor = Executor(DigitalBackend(), weights, "host")
     found = executor.run(program, operands, dict(one.sizes), None, kept)[program.outputs[0]]
-    expected = _array(recording.results[0])
-    off = float(np.abs(found - expected).max(initial=0.0))
+    with torch.no_grad(), as_exported():
+        expected = _array(call(*inputs)[0])
+    is_same = found.shape == expected.shape
+    off = float(np.abs(found - expected).max(initial=0.0)) if is_same else np.inf
     largest = float(np.abs(expected).max(initial=0.0))
-    if not off <= _MOST_DIFFERENT * max(largest, 1e-30):
+    types = [one.dtype for one in model.parameters() if one.dtype.is_floating_point]
+    step = max((torch.finfo(dtype).eps for dtype in types), default=0.0)
+    if not off <= max(_MOST_DIFFERENT, _MOST_ROUNDED * step) * max(largest, 1e-30):
         raise InputError(
-            f"the program differs from torch by {off:.2g}, of {largest:.2g}; run the module with "
-            "lightloom.torch.optics instead, and report this model"
+            f"the program differs from torch by {off:.2g}, of {largest:.2g}, for other inputs than "
+            "it was traced with (does the module draw random numbers, or compute with numpy?); run "
+            "it with lightloom.torch.optics instead"
         )
