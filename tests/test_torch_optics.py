@@ -1,5 +1,7 @@
 """A torch module's products on a backend: `lightloom.torch.optics`."""
 
+import copy
+import pickle
 import threading
 
 import numpy as np
@@ -13,6 +15,7 @@ from lightloom import InputError
 torch = pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("transformers", reason="transformers is not installed")
 optics = pytest.importorskip("lightloom.torch").optics
+pad = torch.nn.functional.pad
 
 pytestmark = [
     pytest.mark.with_torch,
@@ -35,6 +38,19 @@ class Products(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.line(x)
         return y @ y.mT
+
+
+class Function(torch.nn.Module):
+    """A module whose forward pass is a function of itself and its inputs."""
+
+    def __init__(self, function, **weights: torch.Tensor) -> None:
+        super().__init__()
+        self.function = function
+        for name, weight in weights.items():
+            self.register_parameter(name, torch.nn.Parameter(weight))
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        return self.function(self, *inputs)
 
 
 def difference(one: torch.Tensor, other: torch.Tensor) -> float:
@@ -328,14 +344,16 @@ def test_calls_that_would_be_wrong_are_refused() -> None:
     with optics(module, "digital"):
         with refused("autocast"), torch.autocast("cpu"):
             module(x)
-        with refused("integer"):
-            torch.ones(2, 2, dtype=torch.int64) @ torch.ones(2, 2, dtype=torch.int64)
-        with refused("complex"):
-            torch.ones(2, 2, dtype=torch.complex64) @ torch.ones(2, 2, dtype=torch.complex64)
         thread = threading.Thread(target=other_thread)
         thread.start()
         thread.join()
     assert "another thread" in str(caught[0])
+    square = Function(lambda m, x: x @ x)
+    with optics(square, "digital"):
+        with refused("integer"):
+            square(torch.ones(2, 2, dtype=torch.int64))
+        with refused("complex"):
+            square(torch.ones(2, 2, dtype=torch.complex64))
     assert np.isfinite(module(x).detach().numpy()).all()  # the module is as it was
 
 
@@ -345,3 +363,209 @@ def test_an_error_leaves_module_and_torch_as_they_were() -> None:
         module(torch.randn(4, 3))
     assert not module.line._forward_pre_hooks
     assert torch.backends.mha.get_fastpath_enabled()
+
+
+def run_on(module, backend, *inputs, placement="all-optical"):
+    """Return the result on a backend, that of torch, and the optics."""
+    with torch.no_grad():
+        expected = module(*inputs)
+        with optics(module, backend, placement=placement) as light:
+            found = module(*inputs)
+    return found, expected, light
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda m, x: x @ pad(m.w, (0, 0, 1, 0)).T + x @ pad(m.w, (0, 0, 0, 1)).T,
+        lambda m, x: x @ pad(m.w, (0, 0, 0, 1)).T + x @ pad(m.w, (0, 0, 0, 1), value=2.0).T,
+        lambda m, x: x @ m.w.half().float().T + x @ m.w.bfloat16().float().T,
+    ],
+)
+def test_two_copies_of_a_weight_are_encoded_each(function) -> None:
+    module = Function(function, w=torch.randn(4, 4))
+    found, expected, light = run_on(module, "mock:ideal", torch.randn(3, 4))
+    assert difference(found, expected) < 1e-5
+    assert light.optical_share == 1
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda m, p: p.masked_fill(p > 0.2, -1.0),
+        lambda m, p: p.masked_fill_(p > 0.2, -1.0),
+        lambda m, p: pad(p[..., :3], (0, 1), value=-3.0),
+        lambda m, p: torch.neg(p, out=p),
+        lambda m, p: torch.neg(p, out=torch.empty_like(p)),
+    ],
+)
+def test_a_softmax_that_became_negative_is_not_taken_for_light(function) -> None:
+    def attention(m, x, v):
+        return function(m, x.softmax(-1)) @ v
+
+    module = Function(attention)
+    found, expected, light = run_on(module, "mock", torch.randn(2, 3, 4), torch.randn(2, 4, 5))
+    assert difference(found, expected) < 0.05
+    steps = [row.step for row in light._runner.calls.values() if row.step.name != "torch"]
+    assert not any(step.non_negative for step in steps)
+
+
+@pytest.mark.parametrize(
+    ("function", "shapes"),
+    [
+        (lambda m, b, x, y: b.clone().addmm_(x, y, beta=2), [(3, 5), (3, 4), (4, 5)]),
+        (lambda m, b, x, y: b.clone().baddbmm_(x, y), [(2, 3, 5), (2, 3, 4), (2, 4, 5)]),
+        (lambda m, b, x, y: b.clone().addbmm_(x, y), [(3, 5), (2, 3, 4), (2, 4, 5)]),
+        (lambda m, b, x, y: b.clone().addmv_(x, y), [(3,), (3, 4), (4,)]),
+        (lambda m, x, y: torch.mm(x, y, out=torch.empty(0)), [(3, 4), (4, 5)]),
+        (lambda m, x, y: torch.dot(x, y, out=torch.empty(())), [(4,), (4,)]),
+    ],
+)
+def test_products_in_place_do_not_escape(function, shapes) -> None:
+    found, expected, light = run_on(Function(function), "digital", *map(torch.randn, shapes))
+    assert found.shape == expected.shape
+    assert difference(found, expected) < 1e-5
+    assert light.optical_share == 1
+    assert light.stats.macs > 0
+
+
+def test_a_bilinear_layer_is_a_product() -> None:
+    layer = torch.nn.Bilinear(3, 4, 5)
+    found, expected, light = run_on(layer, "digital", torch.randn(6, 3), torch.randn(6, 4))
+    assert difference(found, expected) < 1e-5
+    assert light.stats.macs == 6 * 3 * 4 * 5
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (lambda m, x: torch.cdist(x, x), "_euclidean_dist"),
+        (lambda m, x: torch.sparse.mm(x.to_sparse(), x), "_sparse_addmm"),
+        (lambda m, x: torch.mm(x.to_sparse_csr(), x), "mm"),
+        (lambda m, x: torch._int_mm(x.to(torch.int8), x.to(torch.int8)).float(), "_int_mm"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Sparse:UserWarning")
+def test_products_without_a_form_for_light_are_named(function, name: str) -> None:
+    found, expected, light = run_on(Function(function), "digital", torch.randn(32, 32))
+    assert torch.equal(found, expected)
+    assert light.optical_share == 0
+    assert any(remark.startswith(f"{name} stayed digital") for remark in light.remarks)
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (2, 0, 4), (4,), (1, 4), (2, 3, 1, 4)])
+def test_empty_and_small_batches_run(shape) -> None:
+    found, expected, light = run_on(torch.nn.Linear(4, 5), "mock:ideal", torch.randn(shape))
+    assert found.shape == expected.shape
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert light.remarks == ()
+
+
+def test_products_of_other_modules_stay_digital_and_are_named() -> None:
+    student, teacher, x = torch.nn.Linear(8, 8), torch.nn.Linear(8, 8), torch.randn(3, 8)
+    with torch.no_grad(), optics(student, "mock") as light:
+        student(x)
+        assert torch.equal(teacher(x), torch.nn.functional.linear(x, teacher.weight, teacher.bias))
+        assert light.optical_share == 1
+        assert light.stats.macs == 3 * 8 * 8
+        assert any("outside of the module's calls stayed digital" in r for r in light.remarks)
+    with torch.no_grad(), optics(student, "digital") as one, optics(teacher, "digital") as other:
+        student(teacher(x))
+    assert one.stats.macs == other.stats.macs == 3 * 8 * 8
+    with optics(student, "digital"), refused("has optics open already"), optics(student, "digital"):
+        pass
+    assert not student._forward_pre_hooks
+
+
+def test_a_row_never_draws_the_same_noise_twice() -> None:
+    module, x = torch.nn.Linear(8, 6), torch.randn(1, 8)
+    seen = []
+    with torch.no_grad(), optics(module, "mock", calibration=[x]) as light:
+        for ids in ([0, 1], [1, 2], [2], [1], [0, 1, 2]):
+            with light.sequences(ids):
+                seen += [tuple(row.tolist()) for row in module(x.expand(len(ids), -1))]
+    assert len(set(seen)) == len(seen)
+
+
+def test_copies_of_a_module_do_without_its_optics() -> None:
+    module, x = Products(), torch.randn(4, 8)
+    with torch.no_grad():
+        expected = module(x)
+        with optics(module, "mock"):
+            copied = copy.deepcopy(module)
+            saved = pickle.loads(pickle.dumps(module))
+        assert torch.equal(copied(x), expected)
+        with torch.autocast("cpu"):
+            copied(x)
+            saved(x)
+
+
+def test_weights_changed_between_contexts_are_encoded_again() -> None:
+    module, x = torch.nn.Linear(8, 6, bias=False), torch.randn(3, 8)
+    light = optics(module, "mock:ideal")
+    with light, torch.no_grad():
+        first = module(x)
+    module.weight.data.mul_(3)  # not counted by torch
+    with light, torch.no_grad():
+        assert torch.allclose(module(x), 3 * first, rtol=1e-4, atol=1e-5)
+        torch.mul(module.weight.data, 2, out=module.weight.data)
+        assert torch.allclose(module(x), 6 * first, rtol=1e-4, atol=1e-5)
+
+
+def test_recomputed_passes_are_not_counted() -> None:
+    from torch.utils.checkpoint import checkpoint
+
+    module = Products()
+    whole = Function(lambda m, x: checkpoint(m.inner, x, use_reentrant=False))
+    whole.inner = module
+    x = torch.randn(4, 8, requires_grad=True)
+    whole(x).sum().backward()
+    expected = module.line.weight.grad.clone()
+    module.zero_grad()
+    with optics(whole, "digital", placement="all-optical") as light:
+        whole(x).sum().backward()
+    assert difference(module.line.weight.grad, expected) < 1e-5
+    assert light.stats.macs == 4 * 8 * 6 + 4 * 4 * 6
+    assert light._passes == 1
+
+
+def test_threads_share_the_settings_of_torch() -> None:
+    inside, leave = threading.Barrier(2), threading.Event()
+
+    def longer() -> None:
+        with optics(Products(), "digital"):
+            inside.wait()
+            leave.wait()
+
+    thread = threading.Thread(target=longer)
+    with optics(Products(), "digital"):
+        thread.start()
+        inside.wait()
+    assert not torch.backends.mha.get_fastpath_enabled()  # the other needs it still
+    assert not torch.backends.cuda.flash_sdp_enabled()
+    leave.set()
+    thread.join()
+    assert torch.backends.mha.get_fastpath_enabled()
+    assert torch.backends.cuda.flash_sdp_enabled()
+
+
+def test_wrong_arguments_are_refused() -> None:
+    line, x = torch.nn.Linear(8, 8), torch.randn(2, 8)
+    for calibration in (3, x, {"input": x}):
+        with refused("not a list of inputs of passes"):
+            optics(line, "mock", calibration=calibration)
+    with refused("a calibration input is int"), optics(line, "mock", calibration=[3]):
+        pass
+    with optics(line, "mock") as light:
+        for ids in ([-1, 2], 3, ["a", "b"], [[0, 1]], [0.5, 1], [1 << 24, 1]):
+            with refused("give one whole number"), light.sequences(ids):
+                pass
+        with refused("name one twice"), light.sequences([1, 1]):
+            pass
+    line.weight.data[0, 0] = float("nan")
+    with refused("weights has 1 values that are not finite"), optics(line, "mock"):
+        line(x)
+    sparse = torch.nn.Linear(8, 8)
+    sparse.weight = torch.nn.Parameter(sparse.weight.detach().to_sparse())
+    with refused("is sparse"):
+        optics(sparse, "digital")

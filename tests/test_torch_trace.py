@@ -353,3 +353,92 @@ def test_real_models_give_the_logits_of_their_pages() -> None:
         assert difference(traced.forward(data), expected) < 1e-4
         with torch.no_grad(), lightloom.torch.optics(module, "digital"):
             assert difference(output_of(module(given)).numpy(), expected) < 1e-4
+
+
+class Function(torch.nn.Module):
+    """A module whose forward pass is a function."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.function(x)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: torch.from_numpy(x.numpy() * 2) + x,
+        lambda x: torch.tensor(x.numpy() * 2),
+        lambda x: x + torch.randn(x.shape),
+        torch.nn.functional.dropout,
+    ],
+)
+def test_numbers_that_torch_does_not_compute_are_refused(function) -> None:
+    with pytest.raises(InputError, match=r"differs from torch|fails with its example inputs"):
+        trace(Function(function), torch.randn(3, 8))
+
+
+@pytest.mark.parametrize(
+    ("module", "inputs"),
+    [
+        (torch.nn.Bilinear(3, 4, 5), (torch.randn(2, 3), torch.randn(2, 4))),
+        (torch.nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), torch.randn(2, 5, 16)),
+        (Function(lambda x: x.T.as_strided((2, 6), (1, 2))), torch.randn(3, 8)),
+        (Function(lambda x: x[1:].as_strided((2, 6), (1, 2), 8)), torch.randn(3, 8)),
+        (torch.nn.Linear(8, 4).bfloat16(), torch.randn(2, 8).bfloat16()),
+        (torch.nn.Linear(8, 4).double(), torch.randn(2, 8).double()),
+    ],
+)
+def test_modules_of_users_are_traced(module, inputs) -> None:
+    module.eval()
+    traced = trace(module, inputs)
+    others = [one.flip(0) for one in (inputs if isinstance(inputs, tuple) else (inputs,))]
+    with torch.no_grad():
+        expected = module(*others).float().numpy()
+    data = {
+        name: one.float().numpy().astype(traced.examples[name].dtype)
+        for name, one in zip(traced.config.inputs, others, strict=True)
+    }
+    narrow = others[0].dtype == torch.bfloat16
+    assert difference(traced.forward(data), expected) < (0.02 if narrow else 1e-5)
+
+
+@pytest.mark.parametrize("name", ["MambaForCausalLM", "RwkvForCausalLM"])
+def test_a_recurrent_model_is_traced_without_a_cache(name: str) -> None:
+    settings = {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 2}
+    config = getattr(transformers, name.replace("ForCausalLM", "Config"))(**settings)
+    torch.manual_seed(0)
+    module = getattr(transformers, name)(config).eval()
+    tokens = torch.randint(3, 96, (2, 6))
+    traced = trace(module, {"input_ids": tokens})
+    assert not traced.whole_program.states
+    with torch.no_grad():
+        expected = module(input_ids=tokens).logits.numpy()
+    assert difference(traced.forward({"input_ids": tokens.numpy()}), expected) < 1e-5
+
+
+def test_inputs_that_the_module_does_not_take_are_refused() -> None:
+    line, x = torch.nn.Linear(8, 4), torch.randn(2, 8)
+    for match, given in (
+        ("takes no argument 'z'", {"z": x}),
+        ("2 example inputs were given", (x, x)),
+        (r"of shape \[0, 8\]", x[:0]),
+        ("fails with its example inputs", x[:, :3]),
+        ("changes an input or a buffer in place", x),
+    ):
+        module = Function(lambda x: x.add_(1)) if "in place" in match else line
+        with pytest.raises(InputError, match=match):
+            trace(module, given)
+
+
+def test_tracing_leaves_modes_as_they_were() -> None:
+    module = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Dropout())
+    module[1].eval()
+    trace(module, torch.randn(2, 8))
+    with lightloom.torch.optics(module, "digital", calibration=[torch.randn(2, 8)]):
+        pass
+    assert module.training
+    assert not module[1].training
+    assert not torch.compiler.is_compiling()

@@ -34,6 +34,10 @@ def check_module(model: object) -> None:
                 f"the weight {name!r} is a {type(tensor).__name__}, not a plain tensor (sharded, "
                 "quantised or fake); load the model with plain weights"
             )
+        if tensor.layout is not torch.strided:
+            raise InputError(
+                f"the weight {name!r} is sparse ({tensor.layout}); convert it with `to_dense()`"
+            )
         if tensor.dtype.is_complex:
             raise InputError(f"the weight {name!r} is complex; light carries real numbers")
         devices.add(tensor.device)

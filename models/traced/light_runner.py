@@ -43,7 +43,7 @@ class Call:
     read_w : returns w in float32
     version : changes with the numbers of a weight; None for an operand
     ids : uint64, one for each row of x
-    number : of calls of this product before, for the same rows
+    number : of passes of the same rows before, and of calls of this product in this pass
     tokens : axis of an operand's w that counts tokens: -2 (keys), -1 (values)
     groups : query heads that share one key head
     non_negative : no value of x is below zero
@@ -56,7 +56,7 @@ class Call:
     read_w: Callable[[], np.ndarray]
     version: Any
     ids: np.ndarray
-    number: int
+    number: tuple[int, int]
     tokens: int = -2
     groups: int = 1
     non_negative: bool = False
@@ -144,6 +144,10 @@ class LightRunner(StepRunner):
         if self._rules is not None:
             _check_policies([self._rules.default, *(rule.policy for rule in self._rules.rules)])
 
+    def forget_weights(self) -> None:
+        """Forget encoded weights, whose numbers may have changed unseen."""
+        self._versions.clear()
+
     def goes_to_light(self, step: OpticalMatmul) -> bool:
         """Return whether the placement sends a product to the backend."""
         if isinstance(self._placement, Placement):
@@ -197,7 +201,8 @@ class LightRunner(StepRunner):
                 self.uncalibrated.add(step.name)
         if self.is_calibrating:
             return self._host.matmul(call.x, self._readers[step.w] if w is None else w).y
-        number, prefix = f"#{call.number}" if call.number else "", f"{seed}:" if seed else ""
+        number = "#{}.{}".format(*call.number) if any(call.number) else ""
+        prefix = f"{seed}:" if seed else ""
         address = Address(f"{prefix}{step.name}{number}", call.ids.reshape(call.x.shape[:-1]))
         try:
             result = self.backend.matmul(call.x, self._weights_of(step, w), address)

@@ -73,18 +73,20 @@ class ModulePaths:
         ----------
         on_call, after_call : called before and after each call of an outermost module
         """
+        if any(isinstance(hook, _Hook) for hook in self._model._forward_pre_hooks.values()):
+            raise InputError("the module has optics open already; leave their `with` first")
         self._thread = threading.get_ident()
         with ExitStack() as hooks:
+            hooks.callback(self.frames.clear)
             for path, module in self._model.named_modules():
-                enter = self._enter(path, on_call)
-                leave = self._leave(after_call)
+                enter = _Hook(self._enter(path, on_call))
+                leave = _Hook(self._leave(after_call))
                 for handle in (
                     module.register_forward_pre_hook(enter, with_kwargs=True, prepend=True),
                     module.register_forward_hook(leave, always_call=True),
                 ):
                     hooks.callback(handle.remove)
             yield
-        self.frames.clear()
 
     def _enter(self, path: str, on_call: Any) -> Any:
         def enter(module: torch.nn.Module, args: Any, kwargs: Any) -> None:
@@ -113,3 +115,36 @@ class ModulePaths:
                 after_call()
 
         return leave
+
+
+@contextmanager
+def evaluated(model: torch.nn.Module) -> Iterator[None]:
+    """Set a module to evaluation; afterwards, each of its modules is as it was."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, was_training in modes:
+            module.training = was_training
+
+
+class _Hook:
+    """A hook that copies of its module, such as saved ones, do without."""
+
+    def __init__(self, call: Any) -> None:
+        self._call = call
+
+    def __call__(self, *given: Any) -> None:
+        self._call(*given)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _no_hook, ()
+
+
+def _no_hook() -> Any:
+    return _nothing
+
+
+def _nothing(*given: Any) -> None:
+    """Stand for a hook in a copy of its module."""

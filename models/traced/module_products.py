@@ -5,8 +5,9 @@ Shared by running a module on light (`optics`) and by writing it as a program (`
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -40,13 +41,43 @@ _SIGN_KEPT = _COPIES | {  # of a softmax: the result is not below zero, either
     _ATEN.native_dropout.default,
 }
 _SIGN_KEPT_IN_PLACE = {_ATEN.masked_fill_.Scalar, _ATEN.dropout_.default}
+_FILLED = {  # place of the number that these write into their result
+    _ATEN.constant_pad_nd.default: 2,
+    _ATEN.masked_fill.Scalar: 2,
+    _ATEN.masked_fill_.Scalar: 2,
+}
 _UNCOUNTED = {  # products within other operations, whose number is not known here
+    "_addmm_activation",
     "_cdist_forward",
+    "_cslt_sparse_mm",
+    "_cudnn_rnn",
+    "_dyn_quant_matmul_4bit",
+    "_euclidean_dist",
+    "_foreach_mm",
+    "_int_mm",
+    "_native_multi_head_attention",
+    "_pdist_forward",
+    "_scaled_dot_product_flash_attention_for_cpu",
+    "_scaled_dot_product_fused_attention_overrideable",
+    "_scaled_grouped_mm",
+    "_scaled_mm_v2",
+    "_sparse_addmm",
+    "_sparse_mm",
+    "_sparse_semi_structured_addmm",
+    "_sparse_semi_structured_linear",
+    "_sparse_semi_structured_mm",
     "_thnn_fused_gru_cell",
     "_thnn_fused_lstm_cell",
     "_transformer_encoder_layer_fwd",
+    "_weight_int4pack_mm",
+    "_weight_int4pack_mm_for_cpu",
+    "_weight_int4pack_mm_with_scales_and_zeros",
+    "_weight_int8pack_mm",
     "lstm",
+    "miopen_rnn",
     "mkldnn_rnn_layer",
+    "quantized_gru",
+    "quantized_lstm",
 }
 
 
@@ -103,26 +134,45 @@ class ModuleProducts:
             and output.shape == w.shape
         )
 
-    def follow(self, function: Any, args: Any, result: Any, written: Sequence[int]) -> None:
+    def follow(
+        self, function: Any, args: Any, kwargs: Any, result: Any, written: Sequence[int]
+    ) -> None:
         """Tag what an operation makes of tagged tensors, and notice changes in place."""
         if function in _SOFTMAX:
             self.tags.put(result, Tag(is_softmax=True))
             return
-        for place in written:
-            for tensor in tensors_in(args[place] if place < len(args) else None):
-                tag = self.tags.of(tensor)
-                if tag.weight and not tag.origin:
-                    self.tags.put(tensor, replace(tag, changes=tag.changes + 1))
-                elif tag.weight or (tag.is_softmax and function not in _SIGN_KEPT_IN_PLACE):
-                    self.tags.put(tensor, Tag())
+        keeps_sign = not _fills_below_zero(function, args)
+        for tensor in _written(function, args, kwargs, written):
+            tag = self.tags.of(tensor)
+            if tag.weight and not tag.origin:
+                self.tags.put(tensor, replace(tag, changes=tag.changes + 1))
+            elif tag.weight or (
+                tag.is_softmax and not (function in _SIGN_KEPT_IN_PLACE and keeps_sign)
+            ):
+                self.tags.put(tensor, Tag())
         if function in _SIGN_KEPT and args and isinstance(args[0], torch.Tensor):
             tag = self.tags.of(args[0])
             made = result[0] if isinstance(result, tuple) else result
-            if tag.is_softmax:
+            if tag.is_softmax and keeps_sign:
                 self.tags.put(made, Tag(is_softmax=True))
-            elif tag.weight and function in _COPIES:
-                origin = (version_of(args[0], tag), str(function))
-                self.tags.put(made, replace(tag, origin=origin))
+            elif tag.weight and function in _COPIES:  # two copies may differ in type or padding
+                how = (str(function), str(args[1:]), str(kwargs))
+                self.tags.put(made, replace(tag, origin=(version_of(args[0], tag), *how)))
+
+
+def _fills_below_zero(function: Any, args: Any) -> bool:
+    """Return whether an operation writes a number below zero among those of its operand."""
+    place = _FILLED.get(function)
+    return place is not None and place < len(args) and not args[place] >= 0
+
+
+def _written(
+    function: Any, args: Any, kwargs: Any, places: Sequence[int]
+) -> Iterator[torch.Tensor]:
+    """Yield the tensors that an operation changes; places count its positional and named ones."""
+    for place in places:
+        name = function._schema.arguments[place].name
+        yield from tensors_in(args[place] if place < len(args) else kwargs.get(name))
 
 
 def as_heads(
@@ -207,9 +257,38 @@ def facts_of(function: Any) -> Facts:
     return Facts(product, composite, holds, written, is_plain)
 
 
+class SharedSetting:
+    """A setting of the whole process, kept while any thread is within it.
+
+    Parameters
+    ----------
+    setting : makes a context with the setting, which puts back what was before
+    """
+
+    def __init__(self, setting: Callable[[], AbstractContextManager[None]]) -> None:
+        self._setting = setting
+        self._lock = threading.Lock()
+        self._users = 0
+        self._stack = ExitStack()
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Keep the setting within a `with`."""
+        with self._lock:
+            if not self._users:
+                self._stack.enter_context(self._setting())
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if not self._users:
+                    self._stack.close()
+
+
 @contextmanager
-def unfused_attention() -> Iterator[None]:
-    """Let torch compute attention as two products and a softmax."""
+def _unfused() -> Iterator[None]:
     was_fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -217,3 +296,7 @@ def unfused_attention() -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(was_fast)
+
+
+unfused_attention = SharedSetting(_unfused)
+"""Lets torch compute attention as two products and a softmax."""

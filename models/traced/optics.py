@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from ...backends import Backend, Stats, open_backend, row_ids
+from ...backends.address import HEAD_BITS, POSITION_BITS
 from ...instruments import InputError
 from ...scheduler import DEFAULT_POLICY, Placement
 from ...scheduler.costs import BenchModel
@@ -29,8 +30,9 @@ from ...scheduler.runs.report import Report, Run, bench_seconds
 from .checks import check_module, check_operands
 from .gradients import QuantisedGradients
 from .light_runner import TORCH_STEP, Call, LightRunner
+from .module_paths import evaluated
 from .module_products import ModuleProducts, NamedProduct, as_heads, facts_of, unfused_attention
-from .products import Operation, TensorProduct, operation_of
+from .products import Operation, TensorProduct, operation_of, target_of
 from .tags import version_of
 
 GRADIENTS = ("straight-through", "quantised")
@@ -68,11 +70,17 @@ class Light:
         chosen = placement if isinstance(placement, Placement) else str(placement)
         self._placement = placement if isinstance(placement, str) else str(placement)
         self._runner = LightRunner(self.backend, chosen)
+        if isinstance(calibration, Mapping | torch.Tensor) or not isinstance(calibration, Iterable):
+            raise InputError(
+                f"calibration is {type(calibration).__name__}, not a list of inputs of passes; "
+                "give [inputs] for one pass"
+            )
         self._calibration = calibration
         self.products = ModuleProducts(model)
         self._sequences: np.ndarray | None = None
-        self._numbers: Counter[tuple[str, int]] = Counter()
-        self._macs, self._macs_on_light = 0, 0
+        self._passes_of: dict[int, int] = {}  # by sequence
+        self._pass_number, self._calls = 0, Counter[str]()  # calls of each product in this pass
+        self._macs, self._macs_on_light, self._macs_outside = 0, 0, 0
         self._left: Counter[str] = Counter()
         self._passes = 0
         self._wall_s, self._product_s, self._call_start = 0.0, 0.0, 0.0
@@ -96,6 +104,8 @@ class Light:
             if self.quantised is not None:
                 stack.enter_context(self.quantised.followed())
             stack.enter_context(_ProductMode(self))
+            self._runner.forget_weights()
+            self.products.begin_pass()
             self.calibrate(*self._calibration)
             self._stack = stack.pop_all()
         return self
@@ -112,13 +122,17 @@ class Light:
         ----------
         inputs : of one pass each: a mapping of named arguments, a tuple of them, or one tensor
         """
+        for given in inputs:
+            if not isinstance(given, Mapping | tuple | list | torch.Tensor):
+                raise InputError(
+                    f"a calibration input is {type(given).__name__}, not a mapping of named "
+                    "arguments, a tuple of them, or one tensor"
+                )
         if not inputs:
             return
-        was_training = self._model.training
-        self._model.eval()
         self._runner.is_calibrating = True
         try:
-            with torch.no_grad():
+            with evaluated(self._model), torch.no_grad():
                 for given in inputs:
                     if isinstance(given, Mapping):
                         self._model(**given)
@@ -126,7 +140,6 @@ class Light:
                         self._model(*(given if isinstance(given, tuple | list) else (given,)))
         finally:
             self._runner.is_calibrating = False
-            self._model.train(was_training)
 
     @contextmanager
     def sequences(self, ids: Sequence[int] | np.ndarray) -> Iterator[None]:
@@ -138,8 +151,12 @@ class Light:
         Parameters
         ----------
         ids : one for each row of a batch
+
+        Raises
+        ------
+        InputError : for ids that are not different whole numbers from 0 to 2^24 - 1
         """
-        before, self._sequences = self._sequences, np.asarray(ids, dtype=np.uint64)
+        before, self._sequences = self._sequences, _sequence_ids(ids)
         try:
             yield
         finally:
@@ -167,6 +184,11 @@ class Light:
         for name, macs in sorted(self._left.items(), key=lambda item: -item[1]):
             share = f"{macs / max(self._macs, 1):.2%} of all MACs" if macs else "MACs not counted"
             remarks.append(f"{name} stayed digital ({share})")
+        if self._macs_outside:
+            remarks.append(
+                f"products outside of the module's calls stayed digital ({self._macs_outside:,} "
+                "MACs, which are in no share)"
+            )
         if self._runner.uncalibrated:
             remarks.append(
                 f"the ranges of {len(self._runner.uncalibrated)} products come from their first "
@@ -210,9 +232,22 @@ class Light:
         """Begin a pass of the outermost module: find its weights, which may be new tensors."""
         self.products.begin_pass()
         self._call_start, self._product_start_s = time.perf_counter(), self._product_s
+        if not self._is_counted:
+            return
+        rows = np.arange(self.products.paths.batch) if self._sequences is None else self._sequences
+        ids = rows.tolist()
+        # a later number than that of each row, so that none draws the same noise twice
+        self._pass_number = max((self._passes_of.get(row, 0) for row in ids), default=0)
+        self._passes_of.update(dict.fromkeys(ids, self._pass_number + 1))
+        self._calls.clear()
+
+    @property
+    def _is_counted(self) -> bool:
+        """Whether the pass is a forward pass, neither calibration nor computed again backwards."""
+        return not self._runner.is_calibrating and torch._C._current_graph_task_id() == -1
 
     def _end_call(self) -> None:
-        if self._runner.is_calibrating:
+        if not self._is_counted:
             return
         wall = time.perf_counter() - self._call_start
         self._wall_s, self._passes = self._wall_s + wall, self._passes + 1
@@ -237,8 +272,16 @@ class Light:
         self._product_s += time.perf_counter() - start
         return result
 
+    def is_within(self, args: Sequence[Any]) -> bool:
+        """Return whether a product is the module's: within its calls, or with its weights."""
+        return bool(self.products.paths.frames) or any(
+            self.products.is_weight(tensor) for tensor in args if isinstance(tensor, torch.Tensor)
+        )
+
     def _product(self, product: TensorProduct) -> torch.Tensor | None:
         """Return the result of one product in float32; None where it stays digital."""
+        if not product.macs:
+            return None
         named = self.products.named(product)
         check_operands(named.name, product.x, product.w)
         call = self._call(product, named)
@@ -247,7 +290,7 @@ class Light:
         if not self._runner.is_calibrating:
             self._macs += product.macs
             self._macs_on_light += product.macs if is_on_light else 0
-        if not is_on_light or not product.macs:
+        if not is_on_light:
             if not self._runner.is_calibrating:
                 self._left[f"{named.kind} by the placement"] += product.macs
                 self._runner.count(step, False, call.sizes, 0.0)
@@ -257,10 +300,9 @@ class Light:
 
     def _call(self, product: TensorProduct, named: NamedProduct) -> Call:
         is_weight = bool(named.w.weight)
-        first = 0 if self._sequences is None or not len(self._sequences) else self._sequences[0]
-        number = self._numbers[named.name, int(first)]
+        number = self._calls[named.name]
         if not self._runner.is_calibrating:
-            self._numbers[named.name, int(first)] += 1
+            self._calls[named.name] += 1
         x, w = product.x, product.w
         groups, tokens = 1, -2
         if not is_weight:
@@ -274,7 +316,7 @@ class Light:
             read_w=lambda: _array(w),
             version=version_of(w, named.w) if is_weight else None,
             ids=self._ids(product, is_weight),
-            number=number,
+            number=(self._pass_number, number),
             tokens=tokens,
             groups=groups,
             non_negative=named.x.is_softmax,
@@ -305,6 +347,9 @@ class Light:
         name = function._schema.name.partition("::")[2]
         formula = flop_registry.get(function.overloadpacket)
         macs = int(formula(*args, **kwargs, out_val=result)) // 2 if formula else 0
+        if not self.is_within(args):
+            self._macs_outside += macs
+            return
         self._macs += macs
         self._left[name] += macs
 
@@ -326,13 +371,18 @@ class _ProductMode(TorchDispatchMode):
         if facts.is_plain or torch._C._current_graph_task_id() != -1:  # within a backward pass
             return function(*args, **kwargs)
         light = self._light
-        if facts.is_product:
+        if facts.is_product and light.is_within(args):
             operation = operation_of(function, args, kwargs, light.products.is_weight)
             if operation is not None:
                 result = light.on_light(operation)
                 if result is not None and light.quantised is not None:
                     light.quantised.mark(function, args)
-                return function(*args, **kwargs) if result is None else result
+                if result is None:
+                    result = function(*args, **kwargs)
+                elif (target := target_of(function, args, kwargs)) is not None:
+                    result = target.resize_(result.shape).copy_(result)
+                light.products.follow(function, args, kwargs, result, facts.written)
+                return result
         elif facts.is_composite:
             with self:
                 result = function.decompose(*args, **kwargs)
@@ -341,13 +391,29 @@ class _ProductMode(TorchDispatchMode):
         result = function(*args, **kwargs)
         if facts.holds_products or facts.is_product:
             light.leave(function, args, kwargs, result)
-        light.products.follow(function, args, result, facts.written)
+        light.products.follow(function, args, kwargs, result, facts.written)
         return result
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:
     """Return a tensor as a float32 array, a view where possible."""
     return tensor.detach().to("cpu", torch.float32).numpy()
+
+
+def _sequence_ids(ids: Any) -> np.ndarray:
+    found = np.asarray(ids)
+    most = 1 << (64 - POSITION_BITS - HEAD_BITS)
+    is_whole = found.ndim == 1 and (found.dtype.kind in "iu" or not found.size)
+    if not is_whole or (found.size and not 0 <= int(found.min()) <= int(found.max()) < most):
+        raise InputError(
+            f"the ids of sequences are {ids!r}; give one whole number from 0 to {most - 1} for "
+            "each row"
+        )
+    if len(np.unique(found)) != len(found):
+        raise InputError(
+            f"the ids of sequences name one twice, which would draw the same noise: {ids!r}"
+        )
+    return found.astype(np.uint64)
 
 
 class _Named:

@@ -62,7 +62,16 @@ def operation_of(
 ) -> Operation | None:
     """Return an aten operation as products; None for one that is none, or has no such form."""
     found = _OPERATIONS.get(function)
-    return None if found is None else found(is_weight, *args, **kwargs)
+    tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+    if found is None or any(tensor.layout is not torch.strided for tensor in tensors):
+        return None
+    return found(is_weight, *args, **{key: kwargs[key] for key in kwargs if key != "out"})
+
+
+def target_of(function: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor | None:
+    """Return the tensor that a product is written into, by `out=` or in place; else None."""
+    target: Tensor | None = kwargs.get("out")
+    return args[0] if target is None and function.overloadpacket in _IN_PLACE else target
 
 
 def is_product(function: Any) -> bool:
@@ -193,8 +202,32 @@ def _grouped_mm(
     return Operation(products, finish, dtype)
 
 
+def _trilinear(
+    is_weight: IsWeight, a: Tensor, w: Tensor, b: Tensor, *form: Any
+) -> Operation | None:
+    """Return the product of a bilinear layer: a[N, I] by w[O, I, J], whose result meets b[N, J]."""
+    if [*map(list, form[:4])] != [[1, 3], [0], [1, 2], [2, 3]]:
+        return None
+    product = TensorProduct(a.expand(w.shape[0], *a.shape), w.mT)
+    return Operation([product], lambda y: (y[0] * b.float()).sum(-1).mT, a.dtype)
+
+
 _ATEN = torch.ops.aten
 _OPERATIONS: dict[Any, Callable[..., Operation | None]] = {
+    _ATEN.addmm_.default: _addmm,
+    _ATEN.baddbmm_.default: _baddbmm,
+    _ATEN.addbmm_.default: _addbmm,
+    _ATEN.addmv_.default: _addmv,
+    _ATEN.mm.out: _mm,
+    _ATEN.addmm.out: _addmm,
+    _ATEN.bmm.out: _bmm,
+    _ATEN.baddbmm.out: _baddbmm,
+    _ATEN.addbmm.out: _addbmm,
+    _ATEN.mv.out: _mv,
+    _ATEN.addmv.out: _addmv,
+    _ATEN.dot.out: _dot,
+    _ATEN.vdot.out: _dot,
+    _ATEN._trilinear.default: _trilinear,
     _ATEN.mm.default: _mm,
     _ATEN.addmm.default: _addmm,
     _ATEN.bmm.default: _bmm,
@@ -206,5 +239,6 @@ _OPERATIONS: dict[Any, Callable[..., Operation | None]] = {
     _ATEN.vdot.default: _dot,
     _ATEN.convolution.default: _convolution,
 }
+_IN_PLACE = {_ATEN.addmm_, _ATEN.baddbmm_, _ATEN.addbmm_, _ATEN.addmv_}
 if hasattr(_ATEN, "_grouped_mm"):  # torch 2.8 and later
     _OPERATIONS[_ATEN._grouped_mm.default] = _grouped_mm

@@ -18,7 +18,13 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from ...instruments import InputError
 from .checks import check_operands
-from .module_products import ModuleProducts, as_heads, facts_of, unfused_attention
+from .module_products import (
+    ModuleProducts,
+    SharedSetting,
+    as_heads,
+    facts_of,
+    unfused_attention,
+)
 from .products import TensorProduct, operation_of
 
 _ATEN = torch.ops.aten
@@ -121,7 +127,7 @@ def record(
     InputError : where a branch depends on numbers of the inputs
     """
     mode = _Recorder(model)
-    with torch.no_grad(), _as_exported(), unfused_attention():
+    with torch.no_grad(), as_exported(), unfused_attention():
         try:
             with mode.products.paths.watched(mode.products.begin_pass), mode:
                 results = torch.func.functionalize(call)(*mode.taken(inputs))
@@ -137,8 +143,7 @@ def record(
 
 
 @contextmanager
-def _as_exported() -> Iterator[None]:
-    """Let models leave out what depends on numbers, as they do for torch's own export."""
+def _exporting() -> Iterator[None]:
     compiler = torch.compiler
     before = compiler._is_compiling_flag, compiler._is_exporting_flag
     compiler._is_compiling_flag = compiler._is_exporting_flag = True
@@ -146,6 +151,10 @@ def _as_exported() -> Iterator[None]:
         yield
     finally:
         compiler._is_compiling_flag, compiler._is_exporting_flag = before
+
+
+as_exported = SharedSetting(_exporting)
+"""Lets models leave out what depends on numbers, as they do for torch's own export."""
 
 
 class _Recorder(TorchDispatchMode):
@@ -195,7 +204,7 @@ class _Recorder(TorchDispatchMode):
         if facts.is_product:
             with self:
                 operation = operation_of(function, args, kwargs, self.products.is_weight)
-                if operation is not None:
+                if operation is not None and not facts.written:
                     done = [self._product(product) for product in operation.products]
                     return operation.finish(done).to(operation.dtype)
         if facts.holds_products or facts.is_product:
@@ -204,8 +213,12 @@ class _Recorder(TorchDispatchMode):
                 "load it with attn_implementation='eager', or run it with lightloom.torch.optics"
             )
         self._check_branch(function, args)
+        if function is _ATEN.as_strided.default and isinstance(args[0], torch.Tensor):
+            with self:
+                args = _by_memory(*args, **kwargs)
+            kwargs = {}
         result = function(*args, **kwargs)
-        self.products.follow(function, args, result, facts.written)
+        self.products.follow(function, args, kwargs, result, facts.written)
         self._add(function, args, kwargs, result, facts.written)
         return result
 
@@ -256,8 +269,9 @@ class _Recorder(TorchDispatchMode):
         if written:
             if function not in _OUT_OF_PLACE:
                 raise InputError(
-                    f"{self._where()} changes a tensor in place ({function}) within a function "
-                    "with a gradient of its own, which cannot be written as steps"
+                    f"{self._where()} changes an input or a buffer in place, or any tensor within "
+                    f"a function with a gradient of its own ({function}), which cannot be written "
+                    "as steps; run it with lightloom.torch.optics"
                 )
             function = _OUT_OF_PLACE[function]
         leaves, form = tree_flatten((args, kwargs))
@@ -312,3 +326,19 @@ class _Recorder(TorchDispatchMode):
 
 def _tensors(args: Any) -> list[torch.Tensor]:
     return [leaf for leaf in tree_leaves(args) if isinstance(leaf, torch.Tensor)]
+
+
+def _by_memory(
+    x: torch.Tensor, size: Any, stride: Any, storage_offset: int | None = None
+) -> tuple[Any, ...]:
+    """Return arguments of `as_strided` for a contiguous tensor, as those of a program are."""
+    order = sorted(range(x.dim()), key=lambda axis: -x.stride(axis))
+    whole = x if x.is_contiguous() else x.permute(order)
+    if not whole.is_contiguous():
+        raise InputError(
+            "the module reads a tensor by its strides in memory (aten.as_strided), which a program "
+            "does not keep; run it with lightloom.torch.optics"
+        )
+    first = x.storage_offset()
+    offset = 0 if storage_offset is None else storage_offset - first
+    return (whole, size, stride, offset) if first == 0 else (whole.clone(), size, stride, offset)

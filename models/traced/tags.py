@@ -60,6 +60,8 @@ class Tags:
 
     def of(self, tensor: torch.Tensor) -> Tag:
         """Return the tag of a tensor's storage; an empty one if it has none."""
+        if tensor.layout is not torch.strided:  # it has no storage of its own
+            return _NONE
         found = self._kept.get(tensor.untyped_storage()._cdata)
         return _NONE if found is None or found[0].expired() else found[1]
 

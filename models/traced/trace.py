@@ -22,15 +22,25 @@ from ...scheduler import Executor
 from ...scheduler.program import Program
 from ..tokenizer import Tokenizer
 from .checks import check_module
-from .recorder import Recording, record
+from .module_paths import evaluated
+from .recorder import Recording, as_exported, record
 from .sizes import NotSymbolic
 from .traced_model import TracedConfig, TracedModel
 from .traced_weights import TracedWeights
 from .writer import Port, ProgramWriter
 
 _MOST_DIFFERENT = 1e-3  # of a program's first output from torch's, relative to the largest
+_MOST_ROUNDED = 16  # of narrow weights, in steps of their type
 _LONGEST = 1 << 20  # tokens of a sequence, for a module that names no limit
 _CACHED_SIZES = ((2, 5, 7), (3, 5, 7), (2, 6, 7), (2, 5, 9), (3, 6, 10), (4, 7, 8), (3, 4, 11))
+_ERRORS_OF_MODULES = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 _OUTPUTS = ("logits", "logits_per_image", "last_hidden_state", "pooler_output")
 
 
@@ -52,34 +62,51 @@ def trace(
     """Write a module as a program; see `lightloom.torch.trace`."""
     check_module(model)
     examples = _examples(model, example_inputs)
-    was_training = model.training
-    model.eval()
     try:
-        with _prepared(model):
+        with evaluated(model), _prepared(model):
             if _is_causal(model, examples):
                 return _language_model(model, examples, name, source, read_tokenizer)
             return _any_model(model, examples, name, source)
-    finally:
-        model.train(was_training)
+    except InputError:
+        raise
+    except _ERRORS_OF_MODULES as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(
+            f"the module fails with its example inputs ({type(error).__name__}: {reason}); give "
+            "inputs that it accepts, or run it with lightloom.torch.optics"
+        ) from error
 
 
 def _examples(model: torch.nn.Module, given: Any) -> dict[str, torch.Tensor]:
     """Return example inputs by the names of the module's arguments."""
     import inspect
 
-    names = list(inspect.signature(model.forward).parameters)
+    parameters = inspect.signature(model.forward).parameters
+    takes_more = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+    names = [name for name, one in parameters.items() if one.kind is one.POSITIONAL_OR_KEYWORD]
     if isinstance(given, Mapping):
         found = dict(given)
+        unknown = [] if takes_more else sorted(set(found) - set(names))
+        if unknown:
+            raise InputError(
+                f"the module takes no argument {unknown[0]!r}; it takes {', '.join(names)}"
+            )
     else:
         values = given if isinstance(given, tuple | list) else (given,)
+        if len(values) > len(names):
+            raise InputError(
+                f"{len(values)} example inputs were given, but the module takes {len(names)} "
+                f"arguments with names ({', '.join(names)})"
+            )
         found = dict(zip(names, values, strict=False))
     if not found:
         raise InputError("there are no example inputs; give a tensor, a tuple or a mapping of them")
     for key, value in found.items():
-        if not isinstance(value, torch.Tensor) or not value.dim():
+        if not isinstance(value, torch.Tensor) or not value.numel() or not value.dim():
+            shape = f" of shape {list(value.shape)}" if isinstance(value, torch.Tensor) else ""
             raise InputError(
-                f"the example input {key!r} is {type(value).__name__}, not a tensor with a batch "
-                "axis"
+                f"the example input {key!r} is {type(value).__name__}{shape}, not a tensor with a "
+                "batch axis and numbers"
             )
     return found
 
@@ -174,7 +201,7 @@ def _any_model(
         has_tokens=has_tokens,
         remarks=remarks,
     )
-    _check(program, recordings[-1], passes[-1], names, [])
+    _check(model, call, program, recordings[0], passes[-1], names, [])
     return _made(model, program, recordings[0], config, examples, name, source, None)
 
 
@@ -247,8 +274,11 @@ def _language_model(
     config: Any = model.config
     tokens = examples["input_ids"]
     with torch.no_grad():
-        found = model(input_ids=_of_size(tokens, 1, 4), use_cache=True).past_key_values
-    shapes = [(layer.keys.shape, layer.values.shape) for layer in found.layers]
+        output = model(input_ids=_of_size(tokens, 1, 4), use_cache=True)
+    layers = getattr(getattr(output, "past_key_values", None), "layers", ())
+    if not layers or not all(getattr(layer, "keys", None) is not None for layer in layers):
+        return _any_model(model, examples, name, source)  # its state is none of keys and values
+    shapes = [(layer.keys.shape, layer.values.shape) for layer in layers]
 
     def call(tokens: torch.Tensor, *past: torch.Tensor) -> list[torch.Tensor]:
         cache = DynamicCache()
@@ -279,9 +309,9 @@ def _language_model(
     try:
         writer = ProgramWriter(recordings, [p.sizes for p in passes], ports, ["logits"], True)
         program = writer.program()
-    except NotSymbolic as error:
-        return _without_cache(model, examples, name, source, error)
-    _check(program, recordings[-1], passes[-1], ["input_ids"], ports[1:])
+    except NotSymbolic:  # its cache has no form as a state: it gives logits only
+        return _any_model(model, examples, name, source)
+    _check(model, call, program, recordings[0], passes[-1], ["input_ids"], ports[1:])
     ends = getattr(config, "eos_token_id", None)
     about = TracedConfig(
         "language",
@@ -292,17 +322,6 @@ def _language_model(
         ends=tuple(ends) if isinstance(ends, list) else () if ends is None else (ends,),
     )
     return _made(model, program, recordings[0], about, examples, name, source, read_tokenizer)
-
-
-def _without_cache(
-    model: torch.nn.Module,
-    examples: dict[str, torch.Tensor],
-    name: str | None,
-    source: Path | None,
-    error: NotSymbolic,
-) -> TracedModel:
-    """Return a language model whose cache has no form as a state: it gives logits only."""
-    return _any_model(model, examples, name, source)
 
 
 def _context(model: torch.nn.Module) -> int:
@@ -361,13 +380,15 @@ def _array(tensor: torch.Tensor) -> np.ndarray:
 
 
 def _check(
+    model: torch.nn.Module,
+    call: Callable[..., Sequence[torch.Tensor]],
     program: Program,
     recording: Recording,
     one: _Pass,
     names: Sequence[str],
     states: Sequence[Port],
 ) -> None:
-    """Check that a program gives what torch gave.
+    """Check that a program gives what torch gives for inputs that were not recorded.
 
     Raises
     ------
@@ -375,21 +396,27 @@ def _check(
     """
     from ...scheduler.host_steps import State
 
+    inputs = [tensor.flip(min(1, tensor.dim() - 1)) for tensor in one.inputs]
     operands: dict[str, Any] = {
-        name: _array(tensor) for name, tensor in zip(names, one.inputs, strict=False)
+        name: _array(tensor) for name, tensor in zip(names, inputs, strict=False)
     }
     operands["past"] = one.sizes["past"]
     kept = {port.name: State() for port in states}
-    for state, tensor in zip(kept.values(), one.inputs[len(names) :], strict=True):
+    for state, tensor in zip(kept.values(), inputs[len(names) :], strict=True):
         state.append(_array(tensor))
     weights = _weights_of(recording, program, "trace")
     executor = Executor(DigitalBackend(), weights, "host")
     found = executor.run(program, operands, dict(one.sizes), None, kept)[program.outputs[0]]
-    expected = _array(recording.results[0])
-    off = float(np.abs(found - expected).max(initial=0.0))
+    with torch.no_grad(), as_exported():
+        expected = _array(call(*inputs)[0])
+    is_same = found.shape == expected.shape
+    off = float(np.abs(found - expected).max(initial=0.0)) if is_same else np.inf
     largest = float(np.abs(expected).max(initial=0.0))
-    if not off <= _MOST_DIFFERENT * max(largest, 1e-30):
+    types = [one.dtype for one in model.parameters() if one.dtype.is_floating_point]
+    step = max((torch.finfo(dtype).eps for dtype in types), default=0.0)
+    if not off <= max(_MOST_DIFFERENT, _MOST_ROUNDED * step) * max(largest, 1e-30):
         raise InputError(
-            f"the program differs from torch by {off:.2g}, of {largest:.2g}; run the module with "
-            "lightloom.torch.optics instead, and report this model"
+            f"the program differs from torch by {off:.2g}, of {largest:.2g}, for other inputs than "
+            "it was traced with (does the module draw random numbers, or compute with numpy?); run "
+            "it with lightloom.torch.optics instead"
         )

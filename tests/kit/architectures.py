@@ -45,6 +45,9 @@ _BART = {
 _EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 24}
 
 
+_SPARSE = {**_GROUPED, "num_local_experts": 4, "num_experts_per_tok": 2}
+
+
 @dataclass(frozen=True)
 class Architecture:
     """One architecture.
@@ -144,7 +147,39 @@ ARCHITECTURES: dict[str, Architecture] = {
     "olmoe": _decoder(
         "OlmoeForCausalLM", "OlmoeConfig", _GROUPED, num_experts=4, num_experts_per_tok=2
     ),
+    "gpt_oss": _decoder("GptOssForCausalLM", "GptOssConfig", _SPARSE, head_dim=8, sliding_window=8),
+    "deepseek_v3": _decoder(
+        "DeepseekV3ForCausalLM",
+        "DeepseekV3Config",
+        _TEXT | _EXPERTS | {"num_key_value_heads": 4, "n_routed_experts": 4},
+        **{"n_group": 1, "topk_group": 1, "kv_lora_rank": 16, "q_lora_rank": 16},
+        **{"qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 8},
+        first_k_dense_replace=1,
+    ),
+    "phimoe": _decoder("PhimoeForCausalLM", "PhimoeConfig", _SPARSE),
+    "granitemoe": _decoder("GraniteMoeForCausalLM", "GraniteMoeConfig", _SPARSE),
+    "persimmon": _decoder("PersimmonForCausalLM", "PersimmonConfig", _TEXT),
+    "mpt": _decoder(
+        "MptForCausalLM",
+        "MptConfig",
+        {"vocab_size": 96, "d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 64},
+    ),
+    "biogpt": _decoder("BioGptForCausalLM", "BioGptConfig", _TEXT),
     "bert": Architecture("BertModel", "BertConfig", _TEXT),
+    "squeezebert": Architecture(
+        "SqueezeBertModel", "SqueezeBertConfig", _TEXT | {"embedding_size": 32}
+    ),
+    "convbert": Architecture("ConvBertModel", "ConvBertConfig", _TEXT | {"embedding_size": 16}),
+    "mobilebert": Architecture(
+        "MobileBertModel",
+        "MobileBertConfig",
+        _TEXT
+        | {"embedding_size": 16, "intra_bottleneck_size": 16, "true_hidden_size": 16}
+        | {"num_feedforward_networks": 2},
+    ),
+    "esm": Architecture(
+        "EsmModel", "EsmConfig", _TEXT | {"position_embedding_type": "rotary", "mask_token_id": 3}
+    ),
     "bert_mlm": Architecture("BertForMaskedLM", "BertConfig", _TEXT),
     "roberta": Architecture("RobertaForSequenceClassification", "RobertaConfig", _TEXT),
     "xlm_roberta": Architecture("XLMRobertaForTokenClassification", "XLMRobertaConfig", _TEXT),
@@ -214,6 +249,15 @@ ARCHITECTURES: dict[str, Architecture] = {
     "bart": Architecture("BartForConditionalGeneration", "BartConfig", _BART, "pairs"),
     "marian": Architecture("MarianMTModel", "MarianConfig", _BART, "pairs"),
     "pegasus": Architecture("PegasusForConditionalGeneration", "PegasusConfig", _BART, "pairs"),
+    "m2m_100": Architecture("M2M100ForConditionalGeneration", "M2M100Config", _BART, "pairs"),
+    "led": Architecture(
+        "LEDForConditionalGeneration",
+        "LEDConfig",
+        {key: value for key, value in _BART.items() if key != "max_position_embeddings"}
+        | {"max_encoder_position_embeddings": 64, "max_decoder_position_embeddings": 64}
+        | {"attention_window": 4},
+        "pairs",
+    ),
     "whisper": Architecture(
         "WhisperForConditionalGeneration",
         "WhisperConfig",
