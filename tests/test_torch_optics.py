@@ -326,6 +326,19 @@ def test_calls_that_would_be_wrong_are_refused() -> None:
         thread.start()
         thread.join()
     assert "another thread" in str(caught[0])
+
+    def rounded(m, x):
+        with torch.autocast("cpu"):
+            return x @ m.w
+
+    def unrounded(m, x):
+        with torch.autocast("cpu", enabled=False):
+            return x @ m.w
+
+    with refused("autocast"), optics(Function(rounded, w=torch.ones(8, 8)), "digital") as light:
+        light._model(x)
+    with optics(Function(unrounded, w=torch.ones(8, 8)), "digital") as light:
+        light._model(x)
     square = Function(lambda m, x: x @ x)
     with optics(square, "digital"):
         with refused("integer"):
