@@ -348,6 +348,19 @@ def test_calls_that_would_be_wrong_are_refused() -> None:
         thread.start()
         thread.join()
     assert "another thread" in str(caught[0])
+
+    def rounded(m, x):
+        with torch.autocast("cpu"):
+            return x @ m.w
+
+    def unrounded(m, x):
+        with torch.autocast("cpu", enabled=False):
+            return x @ m.w
+
+    with refused("autocast"), optics(Function(rounded, w=torch.ones(8, 8)), "digital") as light:
+        light._model(x)
+    with optics(Function(unrounded, w=torch.ones(8, 8)), "digital") as light:
+        light._model(x)
     square = Function(lambda m, x: x @ x)
     with optics(square, "digital"):
         with refused("integer"):
@@ -569,3 +582,23 @@ def test_wrong_arguments_are_refused() -> None:
     sparse.weight = torch.nn.Parameter(sparse.weight.detach().to_sparse())
     with refused("is sparse"):
         optics(sparse, "digital")
+
+
+def test_noise_is_that_of_the_backend_itself() -> None:
+    """False alarms: below 1e-4 for each of the three limits (4 standard deviations)."""
+    torch.manual_seed(0)
+    module, x = torch.nn.Linear(64, 16, bias=False), torch.randn(8, 64)
+    passes, outputs = 500, 8 * 16
+    light = optics(module, MockBackend(load_profile("slm-camera")), calibration=[x])
+    with torch.no_grad(), light:
+        found = np.stack([module(x).numpy() for _ in range(passes)]).astype(float)
+    backend = MockBackend(load_profile("slm-camera"), seed=7)
+    weights = backend.prepare(module.weight.detach().numpy(), ranges=light._runner.ranges["linear"])
+    direct = np.stack([backend.matmul(x.numpy(), weights).y for _ in range(passes)]).astype(float)
+    spread = found.var(0) + direct.var(0)
+    squares = passes * (found.mean(0) - direct.mean(0)) ** 2 / spread
+    assert abs(squares.mean() - 1) < 4 * (2 / outputs) ** 0.5
+    ratios = np.log(found.var(0) / direct.var(0))
+    assert abs(ratios.mean()) < 4 * (4 / passes / outputs) ** 0.5
+    steps = (found - found.mean(0))[1:] * (found - found.mean(0))[:-1] / found.var(0)
+    assert abs(steps.mean()) < 4 * (steps.size**-0.5) + 1 / passes

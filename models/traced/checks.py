@@ -8,6 +8,10 @@ import torch
 
 from ...instruments import InputError
 
+_AUTOCAST = (
+    "autocast is on, which rounds the operands of products before light shows them; leave "
+    "`torch.autocast` out, or convert the module to bfloat16"
+)
 # packages whose modules hold weights in a form of their own
 _QUANTISERS = (
     "aqlm auto_gptq autoawq awq bitsandbytes compressed_tensors eetq gptqmodel hqq "
@@ -81,10 +85,21 @@ def check_autocast() -> None:
     InputError : within `torch.autocast`
     """
     if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
-        raise InputError(
-            "autocast is on, which rounds the operands of products before light shows them; leave "
-            "`torch.autocast` out, or convert the module to bfloat16"
-        )
+        raise InputError(_AUTOCAST)
+
+
+def check_rounding(operand: torch.Tensor) -> None:
+    """Refuse a product of a float32 module that `torch.autocast` rounded within its forward pass.
+
+    Raises
+    ------
+    InputError : for such a product
+    """
+    if operand.dtype.itemsize == 2:
+        depth = torch.autocast_increment_nesting()  # products themselves see it as off
+        torch.autocast_decrement_nesting()
+        if depth > 1:
+            raise InputError(_AUTOCAST)
 
 
 def check_operands(name: str, *operands: torch.Tensor) -> None:

@@ -27,7 +27,7 @@ from ...scheduler import DEFAULT_POLICY, Placement
 from ...scheduler.costs import BenchModel
 from ...scheduler.runs.plan_record import PlanRecord
 from ...scheduler.runs.report import Report, Run, bench_seconds
-from .checks import check_module, check_operands
+from .checks import check_module, check_operands, check_rounding
 from .gradients import QuantisedGradients
 from .light_runner import TORCH_STEP, Call, LightRunner
 from .module_paths import evaluated
@@ -69,6 +69,7 @@ class Light:
         self._seed = 0 if self._is_own else seed
         chosen = placement if isinstance(placement, Placement) else str(placement)
         self._placement = placement if isinstance(placement, str) else str(placement)
+        self._is_wide = all(one.dtype.itemsize >= 4 for one in model.parameters())
         self._runner = LightRunner(self.backend, chosen)
         if isinstance(calibration, Mapping | torch.Tensor) or not isinstance(calibration, Iterable):
             raise InputError(
@@ -284,6 +285,8 @@ class Light:
             return None
         named = self.products.named(product)
         check_operands(named.name, product.x, product.w)
+        if self._is_wide:
+            check_rounding(product.w)
         call = self._call(product, named)
         step = self._runner.step_of(call)
         is_on_light = self._runner.goes_to_light(step)
