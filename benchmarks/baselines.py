@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..backends import Address, Backend, MatmulResult, PreparedWeights, Ranges, Stats
-from ..backends.mock.int8_gemm import _field, _tensor
+from ..backends.mock.int8_gemm import _field, _tensor, import_onnxruntime
 from ..instruments.environment import thread_count
 from ..models import Model
 from ..scheduler import HostStep, OpticalMatmul
@@ -67,7 +67,7 @@ class OnnxruntimeBackend(Backend):
 
 @cache
 def _session(axes: int, is_turned: bool, threads: int) -> Callable[..., Any]:
-    onnxruntime = importlib.import_module("onnxruntime")
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     # threads that spin would take the cores of the next contender

@@ -210,7 +210,8 @@ class StepRunner:
         state = part.operands.get(step.state) if step.state else None
         if state is not None:
             kept = state.encoded.pop(step.name, None)
-            if kept is not None and part.sizes["past"] not in kept.shape[-2:]:
+            tokens = -1 if step.w_shape[-2].is_fixed else -2  # axis of values or of keys
+            if kept is not None and kept.shape[tokens] != part.sizes["past"]:
                 kept = None  # of a pass that failed
         prepared = backend.prepare(part.operands[step.w], ranges=ranges, grown=kept)
         if state is not None:

@@ -7,6 +7,8 @@ batch.
 import importlib.util
 import json
 import os
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -218,6 +220,17 @@ def test_products_of_integers_are_exact(data: st.DataObject) -> None:
     )
     scale = np.maximum(np.abs(exact).astype(float), 1)
     assert (np.abs(found.astype(object) - exact).astype(float) / scale).max() < 1e-12
+
+
+@needs_onnxruntime
+def test_a_library_tells_its_maker_nothing(tmp_path: Path) -> None:
+    # onnxruntime wrote an identity of the computer, and what it ran, to the home folder
+    homes = ("HOME", "XDG_CACHE_HOME", "LOCALAPPDATA", "USERPROFILE", "CI", "ORT_DISABLE_TELEMETRY")
+    environment = {k: v for k, v in os.environ.items() if k not in homes}
+    environment |= {"HOME": str(tmp_path), "LOCALAPPDATA": str(tmp_path)}
+    code = "from lightloom.backends.mock.int8_gemm import integer_product; integer_product()"
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    assert not list(tmp_path.rglob("*onnxruntime*"))
 
 
 @needs_onnxruntime

@@ -30,7 +30,7 @@ from .detection import as_record
 from .encoding import LARGEST, encode_weights
 from .integer_products import FEW_ROWS, active_path
 from .noise import GROUP, NoiseKeys, product_key, quantiles
-from .packed_weights import PackedWeights, bench_constants, can_pack
+from .packed_weights import PackedWeights, bench_constants, can_pack, is_form_of_loops
 from .parameters import MockParameters
 from .product_choice import LOOPS_OF_BYTES, fastest_path
 from .row_block import ReadingStats, RowBlock
@@ -196,9 +196,23 @@ class MockBackend(Backend):
                     np.maximum(peak, value.max(axis=0) * unit, out=peak)
         return largest
 
-    def _grow(self, weights: np.ndarray, content: Any) -> bool:
-        if not isinstance(content, PackedWeights):
+    def _check_operands(self, x: np.ndarray, prepared: PreparedWeights) -> None:
+        super()._check_operands(x, prepared)
+        if _has_grown(prepared):  # compiled code would read beyond the rows
+            raise InputError(
+                "these weights have grown since they were prepared; use those that prepare "
+                "returned last"
+            )
+
+    def _can_grow(
+        self, grown: PreparedWeights, shape: tuple[int, ...], ranges: Ranges | None
+    ) -> bool:
+        content = grown.content
+        if not isinstance(content, PackedWeights) or not content.may_grow or _has_grown(grown):
             return False
+        return super()._can_grow(grown, shape, ranges)
+
+    def _grow(self, weights: np.ndarray, content: Any) -> bool:
         content.grow(weights.reshape(-1, *weights.shape[-2:]))
         return True
 
@@ -211,6 +225,8 @@ class MockBackend(Backend):
     ) -> PreparedWeights | None:
         """Return packed weights from their arrays, where this process multiplies packed ones."""
         if self._twin is not None or not can_pack(self._parameters, shape[-1]):
+            return None
+        if not is_form_of_loops(arrays["bytes"]):
             return None
         stacked = (math.prod(shape[:-2]), *shape[-2:])
         content = PackedWeights(stacked, self._parameters, ranges, arrays)
@@ -397,6 +413,11 @@ def _multiply_all(
 
     run_all([partial(work, number) for number in range(len(tasks))], threads)
     return -1 if min(found) < 0 else sum(found)
+
+
+def _has_grown(w: PreparedWeights) -> bool:
+    """Return whether weights were given as `grown` to `prepare`, which returned larger ones."""
+    return isinstance(w.content, PackedWeights) and w.content.shape[1:] != w.shape[-2:]
 
 
 def _segments_of(w: PreparedWeights) -> list[WeightSegment]:

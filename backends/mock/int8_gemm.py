@@ -5,9 +5,11 @@ product instructions add pairs of products in 16 bits, where u8 x s8 may saturat
 kind is therefore tested on the worst numbers before it is used; the other kind may be exact.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -61,10 +63,19 @@ def integer_product() -> IntegerProduct | str:
     return "onnxruntime's products of 8-bit integers are not exact on this processor"
 
 
+def import_onnxruntime() -> Any:
+    """Import onnxruntime without its telemetry, which a user of lightloom did not ask for.
+
+    Since 1.29 it names the processor, the process and its sessions to its maker, unless a variable
+    forbids that before the import; a user may set it to 0.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    return import_module("onnxruntime")
+
+
 def open_sessions(signed: bool) -> Callable[[np.ndarray, int, np.ndarray], np.ndarray]:
     """Return onnxruntime's product: rows uint8 [N, K], their zero, columns [K, M] -> int32."""
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1  # the mock uses its own pool
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from ...instruments import InputError
 from ..base import Ranges
 from ..tiling import cuts
 from . import LOOPS, compiled_loops
@@ -64,6 +65,11 @@ def can_pack(parameters: MockParameters, length: int) -> bool:
         and profile.readout_range != "ideal"
         and min(most, length) <= LONGEST
     )
+
+
+def is_form_of_loops(bytes_: np.ndarray) -> bool:
+    """Return whether packed weights have the form that the loops of this process read."""
+    return bytes_.ndim == (5 if compiled_loops().HAS_DOT else 3)
 
 
 class PackedWeights:
@@ -116,9 +122,25 @@ class PackedWeights:
         else:
             bytes_ = _large_pages(kept["bytes"].shape, kept["bytes"].dtype)
             bytes_[:] = kept["bytes"]
+            # copies, since each of them would keep the whole entry of a cache in memory
+            small = {name: array.copy() for name, array in kept.items() if name != "bytes"}
             converters = self._no_converters(outputs, len(self.segments))
-            self._arrays = {**kept, **converters, "bytes": bytes_}
+            self._arrays = small | converters | {"bytes": bytes_}
         self.places = self._kept_places()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take the state of a copy, or of a pickle: its arrays have other addresses."""
+        self.__dict__.update(state)
+        if not is_form_of_loops(self._arrays["bytes"]):
+            raise InputError(
+                "these weights were prepared on another kind of processor; prepare them on this one"
+            )
+        self.places = self._kept_places()
+
+    @property
+    def may_grow(self) -> bool:
+        """Whether scales and ranges come from calibration, so that new tokens change no others."""
+        return self._ranges is not None and self._ranges.weight is not None
 
     def kept_arrays(self) -> dict[str, np.ndarray]:
         """Return what the weights follow from, but for the converters, which need ranges."""
@@ -130,8 +152,9 @@ class PackedWeights:
     def grow(self, weights: np.ndarray) -> None:
         """Encode the weights [m, M, K] beyond those that are there, which have not changed.
 
-        Either M or K is larger than before.
+        Either M or K is larger than before; weights that `may_grow` may have some already.
         """
+        self.__dict__.pop("kept_segments", None)
         _, outputs, length = weights.shape
         _, old_outputs, old_length = self.shape
         is_moved = self._lengthen(length) | self._reserve(outputs, length)
