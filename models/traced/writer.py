@@ -128,8 +128,10 @@ class ProgramWriter:
 
     def _mask_after(self, scores: str, readers: Mapping[str, Sequence[Step]]) -> str | None:
         """Return the mask [B, 1, N, T] that is added to scores; None where there is none."""
-        while len(found := readers.get(scores, [])) == 1 and isinstance(found[0], HostStep):
+        while len(found := readers.get(scores, [])) == 1:
             (step,) = found
+            if not isinstance(step, HostStep):
+                return None
             packet = packet_of(step.step)
             if packet == "add":
                 others = [name for name in step.inputs if name != scores]
