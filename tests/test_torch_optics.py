@@ -602,3 +602,17 @@ def test_noise_is_that_of_the_backend_itself() -> None:
     assert abs(ratios.mean()) < 4 * (4 / passes / outputs) ** 0.5
     steps = (found - found.mean(0))[1:] * (found - found.mean(0))[:-1] / found.var(0)
     assert abs(steps.mean()) < 4 * (steps.size**-0.5) + 1 / passes
+
+
+def test_a_convolution_with_a_computed_weight_does_not_depend_on_the_batch() -> None:
+    torch.manual_seed(0)
+    layer = torch.nn.utils.parametrizations.weight_norm(torch.nn.Conv1d(4, 8, 3, groups=2))
+    x = torch.randn(2, 4, 9)
+    with torch.no_grad(), optics(layer, "mock", "all-optical", calibration=[x]) as light:
+        whole = layer(x)
+    with torch.no_grad(), optics(layer, "mock", "all-optical", calibration=[x]) as light:
+        parts = []
+        for row in range(2):
+            with light.sequences([row]):
+                parts.append(layer(x[row : row + 1]))
+    assert difference(torch.cat(parts), whole) < 1e-4

@@ -334,7 +334,7 @@ class Light:
                 f"{len(sequences)} sequences were named, but the batch has {batch} rows"
             )
         rows, matrices = shape[-1], 1 if len(shape) == 1 else shape[0]
-        if is_weight or len(shape) == 1:  # rows are (sequence, position)
+        if is_weight or product.role or len(shape) == 1:  # rows are (sequence, position)
             if rows % batch or product.role == "experts":
                 sequences, batch = np.zeros(1, dtype=np.uint64), 1
             positions = product.first_row + np.arange(rows // batch)
