@@ -74,7 +74,10 @@ def cache_path() -> Path | None:
     if not is_cache_on():
         return None
     if named:
-        return Path(named).absolute()
+        path = Path(named)
+        with suppress(RuntimeError):  # nobody has that name
+            path = path.expanduser()  # a shell leaves "~" between quotes
+        return path.absolute()
     return user_folder()
 
 
@@ -175,7 +178,7 @@ class CacheFolder:
 
     def _reason(self, error: OSError) -> str:
         """Return why nothing can be written, in words that fit a folder."""
-        if self.path.exists() and not self.path.is_dir():
+        if isinstance(error, FileExistsError):
             return "it is not a folder"
         if isinstance(error, FileNotFoundError):  # of a folder such as /proc
             return "the system makes no files or folders there"
