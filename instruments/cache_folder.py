@@ -140,7 +140,7 @@ class CacheFolder:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            self._remark("read", f"cannot be read ({error.strerror or error})")
+            self._remark("use", f"cannot be read ({error.strerror or error})")
             return None
         arrays = _unpacked(content, kind, key)
         if arrays is None:
@@ -174,7 +174,7 @@ class CacheFolder:
             self._make_room(place)
         except OSError as error:
             self._can_write = False
-            self._remark("write", f"cannot be written ({self._reason(error)})")
+            self._remark("use", f"cannot be written ({self._reason(error)})")
 
     def _reason(self, error: OSError) -> str:
         """Return why nothing can be written, in words that fit a folder."""
