@@ -74,7 +74,10 @@ def cache_path() -> Path | None:
     if not is_cache_on():
         return None
     if named:
-        return Path(named).absolute()
+        path = Path(named)
+        with suppress(RuntimeError):  # nobody has that name
+            path = path.expanduser()  # a shell leaves "~" between quotes
+        return path.absolute()
     return user_folder()
 
 
@@ -137,7 +140,7 @@ class CacheFolder:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            self._remark("read", f"cannot be read ({error.strerror or error})")
+            self._remark("use", f"cannot be read ({error.strerror or error})")
             return None
         arrays = _unpacked(content, kind, key)
         if arrays is None:
@@ -171,11 +174,11 @@ class CacheFolder:
             self._make_room(place)
         except OSError as error:
             self._can_write = False
-            self._remark("write", f"cannot be written ({self._reason(error)})")
+            self._remark("use", f"cannot be written ({self._reason(error)})")
 
     def _reason(self, error: OSError) -> str:
         """Return why nothing can be written, in words that fit a folder."""
-        if self.path.exists() and not self.path.is_dir():
+        if isinstance(error, FileExistsError):
             return "it is not a folder"
         if isinstance(error, FileNotFoundError):  # of a folder such as /proc
             return "the system makes no files or folders there"

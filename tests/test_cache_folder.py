@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from lightloom.instruments import cache_folder
-from lightloom.instruments.cache_folder import CacheFolder, cache_path, key_of, open_cache
+from lightloom.instruments.cache_folder import CacheFolder, cache_path, kept, key_of, open_cache
 
 KEY = key_of({"of": "a test"})
 ARRAYS = {
@@ -128,6 +128,21 @@ def test_a_folder_that_cannot_be_written_costs_one_remark(
     why = {"a file in its place": "it is not a folder", "read-only": "Permission denied"}
     assert said.count(f"cannot be written ({why.get(kind, '')}") == said.count("the cache ") == 1
     assert "LIGHTLOOM_CACHE names another folder" in said
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "link"])
+def test_a_folder_that_cannot_be_asked_for_ends_no_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    # Path.exists raises errors of names that are too long, and of folders of other users
+    if name == "link":
+        if sys.platform == "win32":
+            pytest.skip("links need rights there")
+        (tmp_path / name).symlink_to(tmp_path / "nowhere" / "x")
+    monkeypatch.setenv("LIGHTLOOM_CACHE", str(tmp_path / name))
+    assert kept("test", KEY, lambda: ARRAYS) is ARRAYS
+    said = capsys.readouterr().err
+    assert said.count("the cache ") == 1 and "File exists" not in said
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="a folder of Linux")
@@ -253,6 +268,12 @@ def test_the_environment_names_the_folder(tmp_path: Path, monkeypatch: pytest.Mo
         assert cache_path() is None and open_cache() is None
     monkeypatch.setenv("LIGHTLOOM_CACHE", str(tmp_path))
     assert cache_path() == tmp_path
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    monkeypatch.setenv("LIGHTLOOM_CACHE", "~/cache")  # as a file of a service has it
+    assert cache_path() == tmp_path / "cache"
+    monkeypatch.setenv("LIGHTLOOM_CACHE", "~nobody-of-this-name/cache")
+    assert cache_path() == Path("~nobody-of-this-name/cache").absolute()
     monkeypatch.setenv("LIGHTLOOM_CACHE", "")
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
