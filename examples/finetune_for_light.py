@@ -23,8 +23,11 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import shutil
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -108,19 +111,18 @@ def measured(task: Digits | Glimmer, model: torch.nn.Module, profile: OpticsProf
 
 
 def trained(
-    task: Digits | Glimmer, profile: OpticsProfile, light: float, seed: int, steps: int | None
+    task: Digits | Glimmer, profile: OpticsProfile, changes: dict[str, Any]
 ) -> tuple[torch.nn.Module, dict[str, object]]:
     """Train a copy of the model, and return it with what it reached before and after."""
-    model, seeded = copy.deepcopy(task.model), {"seed": seed, "steps": steps or task.recipe.steps}
-    recipe = lightloom.torch.Recipe(**{**vars(task.recipe), **seeded})
-    torch.manual_seed(seed)
+    model, recipe = copy.deepcopy(task.model), replace(task.recipe, **changes)
+    torch.manual_seed(recipe.seed)
     lightloom.torch.finetune(model, task, profile, recipe=recipe, progress=print)
     with torch.no_grad():
         digital = {"before": task.quality(task.model), "after": task.quality(model)}
     return model, {
         "metric": task.metric,
-        "photons_per_mac": light,
-        **seeded,
+        "photons_per_mac": profile.photons_per_mac,
+        "recipe": asdict(recipe),
         "before": measured(task, task.model, profile),
         "after": measured(task, model, profile),
         "digital": digital,
@@ -135,6 +137,9 @@ def main() -> None:
     parser.add_argument("--profile", help="of the bench; without it light is the only noise")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--steps", type=int, help="of training; without it those of the recipe")
+    parser.add_argument(
+        "--straight-through", action="store_true", help="take the size of noise as given"
+    )
     parser.add_argument("--output", type=Path, help="JSON file to add the results to")
     parser.add_argument("--save", type=Path, help="folder for the last model")
     options = parser.parse_args()
@@ -142,10 +147,12 @@ def main() -> None:
     task = {"digits": Digits, "glimmer": Glimmer}[options.model]()
     only_light = load_profile("ideal").with_settings({"input_bits": 8, "weight_bits": 8})
     base = load_profile(options.profile) if options.profile else only_light
+    changes: dict[str, Any] = {"steps": options.steps or task.recipe.steps}
+    changes["noise_gradients"] = not options.straight_through
     for light in options.light:
         profile = base.with_settings({"photons_per_mac": light})
         for seed in options.seeds:
-            model, result = trained(task, profile, light, seed, options.steps)
+            model, result = trained(task, profile, {**changes, "seed": seed})
             result = {"model": options.model, "profile": options.profile, **result}
             print(json.dumps(result), flush=True)
             if options.output is not None:
@@ -153,6 +160,9 @@ def main() -> None:
                 options.output.write_text(json.dumps([*results, result], indent=1) + "\n")
     if options.save is not None:
         model.save_pretrained(options.save)
+        for name in ("preprocessor_config.json", "tokenizer.json", "data.safetensors"):
+            if (SHIPPED / options.model / name).exists():
+                shutil.copyfile(SHIPPED / options.model / name, options.save / name)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Training a torch module for little light: `lightloom.torch.finetune`."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 from lightloom.backends import Address, MockBackend, OpticsProfile, load_profile
@@ -14,6 +16,15 @@ pytestmark = pytest.mark.with_torch
 
 WIDTH, CLASSES = 24, 6
 LIT = load_profile("ideal").with_settings({"input_bits": 8, "weight_bits": 8})
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Torch's threads wait busily for each other, which takes long beside other tests."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def module(seed: int = 0) -> torch.nn.Sequential:
