@@ -70,12 +70,12 @@ def test_a_module_reads_better_at_little_light_after_it() -> None:
     model = trained()
     before = accuracy(model, profile)
     stages = light_on.finetune(
-        model, batches(), profile, "all-optical", light_on.Recipe(steps=200, rate=1e-2, memory=30)
+        model, batches(), profile, "all-optical", light_on.Recipe(steps=150, rate=1e-2, memory=30)
     )
     assert before < 0.6
     assert accuracy(model, profile) > before + 0.1
     assert [stage.light for stage in stages][::19] == [30.0, 1.0]
-    assert stages[-1].steps == 200
+    assert stages[-1].steps == 150
 
 
 @pytest.mark.parametrize("profile", ["slm-camera", "ideal"])
@@ -100,9 +100,25 @@ def test_without_labels_the_module_follows_its_teacher() -> None:
 
     before = difference()
     unlabelled = [(x, None) for x, _ in batches()]
-    recipe = light_on.Recipe(steps=150, rate=1e-2, memory=30)
+    recipe = light_on.Recipe(steps=100, rate=1e-2, memory=30)
     light_on.finetune(model, unlabelled, profile, "all-optical", recipe)
     assert difference() < 0.9 * before
+
+
+def test_statistics_of_batches_are_those_of_the_training() -> None:
+    model = torch.nn.Sequential(module(), torch.nn.BatchNorm1d(CLASSES)).train()
+    light_on.finetune(model, batches(), LIT, "all-optical", light_on.Recipe(steps=3, memory=2))
+    assert model.training
+    assert int(model[1].num_batches_tracked) == 3
+    assert not torch.equal(model[1].running_mean, torch.zeros(CLASSES))
+
+
+def test_weights_in_bfloat16_are_trained() -> None:
+    profile = LIT.with_settings({"photons_per_mac": 1.0})
+    model = module().bfloat16()
+    given = [(x.bfloat16(), labels) for x, labels in batches()]
+    light_on.finetune(model, given, profile, "all-optical", light_on.Recipe(steps=3, memory=2))
+    assert all(weight.isfinite().all() for weight in model.parameters())
 
 
 @pytest.mark.parametrize("encoding", ["abs-split", "push-pull", "offset"])

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils._python_dispatch import _disable_current_modes
 
 from ...backends import MockBackend, OpticsProfile, load_profile
 from ...backends.profile import LIGHT_WAYS
@@ -51,12 +52,12 @@ def finetune(
         light = training.recipe.light_at(training.done / steps)
         lit = _with_light(base, light)
         backend = MockBackend(lit, seed=training.recipe.seed * STAGES + number)
-        some = list(itertools.islice(given, (number + 1) * steps // count - training.done))
-        loss = training.run(some, backend, placement)
+        end = (number + 1) * steps // count
+        loss = training.run(list(itertools.islice(given, end - training.done)), backend, placement)
         stages.append(Stage(training.done, light, loss))
         if progress is not None:
             progress(stages[-1])
-    model.load_state_dict(training.average.module.state_dict())
+    training.keep_average()
     return stages
 
 
@@ -77,25 +78,31 @@ class _Training:
         self, batches: list[Batch], backend: MockBackend, placement: str | Path | Placement
     ) -> float:
         """Take one step for each batch; return the mean loss."""
-        with torch.no_grad():  # digital, so before the module's products go to light
-            targets = [logits_of(self._teacher, inputs) for inputs, _ in batches]
         calibration = [inputs for inputs, _ in batches[:_CALIBRATION]]
         gradients = NoiseGradients(backend.profile) if self.recipe.noise_gradients else None
         total = 0.0
         with Light(self.model, backend, placement, calibration=calibration):
-            for (inputs, labels), target in zip(batches, targets, strict=True):
+            for inputs, labels in batches:
                 with gradients or nullcontext():
                     found = logits_of(self.model, inputs)
-                loss = _loss(found, target, labels, self.recipe)
-                if not loss.isfinite():
-                    raise InputError(
-                        f"the loss is {loss.item()} in step {self.done}; give a lower rate"
-                    )
-                self._step(loss)
-                total += loss.item()
+                with _disable_current_modes():  # digital: the teacher, and the step
+                    with torch.no_grad():
+                        target = logits_of(self._teacher, inputs)
+                    total += self._step(_loss(found, target, labels, self.recipe))
         return total / len(batches)
 
-    def _step(self, loss: Tensor) -> None:
+    def keep_average(self) -> None:
+        """Give the module the mean of its weights."""
+        with torch.no_grad():
+            for weight, mean in zip(
+                self.model.parameters(), self.average.module.parameters(), strict=True
+            ):
+                weight.copy_(mean)
+
+    def _step(self, loss: Tensor) -> float:
+        """Take one step, and return the loss."""
+        if not loss.isfinite():
+            raise InputError(f"the loss is {loss.item()} in step {self.done}; give a lower rate")
         for group in self._optimiser.param_groups:
             group["lr"] = self.recipe.rate_at(self.done)
         self._optimiser.zero_grad()
@@ -104,6 +111,7 @@ class _Training:
         self._optimiser.step()
         self.average.update_parameters(self.model)
         self.done += 1
+        return loss.item()
 
 
 def logits_of(model: torch.nn.Module, inputs: Any) -> Tensor:

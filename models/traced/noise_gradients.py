@@ -47,10 +47,11 @@ class NoiseGradients(TorchFunctionMode):
             return y
         x, w, bias = found
         with _disable_current_modes():  # what follows is digital
+            x, w = x.float(), w.float()
             sigma = deviation(x, w, self._profile)
             exact = (x @ w.mT).detach()
             noise = y.detach() - (exact if bias is None else exact + bias.detach())
-            return y + noise * (sigma / sigma.detach().clamp_min(_LEAST) - 1)
+            return y + (noise * (sigma / sigma.detach().clamp_min(_LEAST) - 1)).to(y.dtype)
 
 
 def _operands(
