@@ -105,6 +105,20 @@ def test_without_labels_the_module_follows_its_teacher() -> None:
     assert difference() < 0.9 * before
 
 
+def test_every_step_multiplies_with_the_weights_of_the_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, seen = torch.nn.Sequential(torch.nn.Conv1d(1, 4, 3), torch.nn.Flatten(1)), []
+    prepare = MockBackend.prepare
+    monkeypatch.setattr(
+        MockBackend, "prepare", lambda *args, **kw: seen.append(0) or prepare(*args, **kw)
+    )
+    given = [(torch.randn(8, 1, 5), torch.zeros(8, dtype=torch.int64))]
+    recipe = light_on.Recipe(steps=60, memory=2)
+    light_on.finetune(model, given, LIT, "all-optical", recipe)
+    assert len(seen) >= 60
+
+
 def test_statistics_of_batches_are_those_of_the_training() -> None:
     model = torch.nn.Sequential(module(), torch.nn.BatchNorm1d(CLASSES)).train()
     light_on.finetune(model, batches(), LIT, "all-optical", light_on.Recipe(steps=3, memory=2))

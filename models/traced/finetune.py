@@ -85,10 +85,10 @@ class _Training:
             for inputs, labels in batches:
                 with gradients or nullcontext():
                     found = logits_of(self.model, inputs)
-                with _disable_current_modes():  # digital: the teacher, and the step
-                    with torch.no_grad():
-                        target = logits_of(self._teacher, inputs)
-                    total += self._step(_loss(found, target, labels, self.recipe))
+                with _disable_current_modes(), torch.no_grad():  # the teacher is digital
+                    target = logits_of(self._teacher, inputs)
+                # `Light` sees the step, so that it encodes the new weights
+                total += self._step(_loss(found, target, labels, self.recipe))
         return total / len(batches)
 
     def keep_average(self) -> None:
