@@ -10,7 +10,7 @@ from canvas import COLOURS, HOST, SOFT, plot
 from matplotlib.axes import Axes
 
 _HALF_WIDTH = {5: 2.776 / 5**0.5}  # of 95 % intervals, over the deviation: Student's t
-_PANELS = (("digits", None), ("digits", "slm-camera"), ("glimmer", None))
+_MODELS = ("digits", "glimmer")
 
 
 def draw_little_light() -> None:
@@ -19,10 +19,10 @@ def draw_little_light() -> None:
     results = json.loads(path.read_text(encoding="utf-8"))
     title = "Quality of digits and glimmer against photons per MAC, before and after training"
     with plot("little-light", title, 340) as figure:
-        for axes, (model, profile) in zip(figure.subplots(1, 3), _PANELS, strict=True):
-            chosen = [r for r in results if (r["model"], r["profile"]) == (model, profile)]
+        for axes, model in zip(figure.subplots(1, 2), _MODELS, strict=True):
+            chosen = [result for result in results if result["model"] == model]
             _draw(axes, chosen)
-            axes.set(title=f"{model}, {profile or 'light alone'}", xlabel="photons per MAC")
+            axes.set(title=model, xlabel="photons per MAC")
             axes.set_ylabel(chosen[0]["metric"])
 
 
