@@ -1,18 +1,19 @@
-"""PyTorch modules on light: `optics` runs and trains any, `trace` writes one as a program.
+"""PyTorch modules on light: run and train any, or write one as a program.
 
 Needs the extra `torch`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .instruments.errors import import_extra
+from .models.traced.recipe import Recipe, Stage
 
 if TYPE_CHECKING:
-    from .backends import Backend
+    from .backends import Backend, OpticsProfile
     from .models.traced.optics import Light
     from .models.traced.traced_model import TracedModel
     from .scheduler import Placement
@@ -56,6 +57,43 @@ def optics(
     from .models.traced.optics import Light
 
     return Light(model, backend, placement, seed, calibration, gradients)
+
+
+def finetune(
+    model: Any,
+    batches: Iterable[tuple[Any, Any]],
+    profile: OpticsProfile | str = "slm-camera",
+    placement: str | Path | Placement = "paper",
+    recipe: Recipe | None = None,
+    progress: Callable[[Stage], None] | None = None,
+) -> list[Stage]:
+    """Train a torch module for the noise of a bench, in place, and return the stages.
+
+    Its products run on a mock of the bench, as in `optics`. The light falls to that of the profile,
+    the module as it was is the teacher, and the last weights are averaged. A module keeps its mode:
+    call `model.train()` before if dropout is wanted.
+
+    Parameters
+    ----------
+    model : a `torch.nn.Module` that returns logits [..., classes], or something with `logits`
+    batches : inputs and labels, gone through again and again. Inputs are a mapping of named
+        arguments, a tuple, or a tensor. Labels are classes [...] (-100 for none), or None: then the
+        teacher alone counts
+    profile : of the bench, with the light that is aimed at
+    placement : as for `optics`
+    recipe : steps, rate and the like
+    progress : called after each stage
+
+    Raises
+    ------
+    InputError : for a module that `optics` refuses or that has no logits, for no batches, and for a
+        loss that is not finite
+    MissingExtraError : without torch
+    """
+    _check_torch()
+    from .models.traced.finetune import finetune as finetuned
+
+    return finetuned(model, batches, profile, placement, recipe, progress)
 
 
 def trace(model: Any, example_inputs: Any, name: str | None = None) -> TracedModel:

@@ -27,6 +27,8 @@ def of_page(page: Path) -> Any:
     marks = []
     if any(name in block.code for block in blocks for name in MODELS):
         marks.append(pytest.mark.packaged_models)
+    if any("lightloom.torch" in block.code for block in blocks):
+        marks.append(pytest.mark.with_torch)
     if name_of(page) in MINUTES:
         marks.append(pytest.mark.campaign)
     elif any(block.language == "sh" for block in blocks) or page.parent.name == "tutorial":
@@ -44,6 +46,8 @@ def test_blocks_of_a_page_run(
             found = next(models.glob(pattern))
             copy = shutil.copytree if found.is_dir() else shutil.copyfile
             copy(found, tmp_path / name)
+    if request.node.get_closest_marker("with_torch"):
+        pytest.importorskip("torch", reason="torch is not installed")
     monkeypatch.chdir(tmp_path)
     run_page(page, tmp_path)
 

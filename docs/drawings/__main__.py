@@ -13,6 +13,7 @@ import formulas
 import number
 import outputs
 import programs
+import training
 from canvas import Output
 
 DRAWN = {
@@ -29,6 +30,7 @@ DRAWN = {
     "energy-widths.svg": account.draw_widths,
     "perplexity.svg": account.draw_perplexity,
     "accuracy.svg": account.draw_accuracy,
+    "little-light.svg": training.draw_little_light,
     "check.svg": outputs.draw_check,
     "plan.svg": outputs.draw_plan,
     "energy.svg": outputs.draw_energy,
