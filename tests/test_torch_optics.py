@@ -235,6 +235,20 @@ def test_weights_are_encoded_once_for_each_version() -> None:
         assert torch.allclose(found - bias, factor * (first - bias), rtol=1e-4, atol=1e-5)
 
 
+def test_a_change_that_the_optics_do_not_see_is_noticed() -> None:
+    from torch.utils._python_dispatch import _disable_current_modes
+
+    for module, x in (
+        (torch.nn.Linear(8, 4, bias=False), torch.randn(3, 8)),
+        (torch.nn.Conv1d(4, 6, 3, bias=False), torch.randn(2, 4, 9)),
+    ):
+        with torch.no_grad(), optics(module, "mock:ideal"):
+            first = module(x)
+            with _disable_current_modes():
+                module.weight.mul_(2)
+            assert torch.allclose(module(x), 2 * first, rtol=1e-4, atol=1e-5)
+
+
 def test_ranges_come_from_calibration_inputs() -> None:
     model, inputs = made("bert")
     with torch.no_grad(), optics(model, "mock", calibration=[inputs]) as light:

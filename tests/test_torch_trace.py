@@ -10,7 +10,6 @@ import pytest
 from architectures import ARCHITECTURES, made, output_of
 from lightloom.backends import MockBackend, load_profile
 from lightloom.scheduler.journal.pass_record import PassRecord
-from pages import DOCS, run_page
 
 import lightloom
 from lightloom import InputError
@@ -322,12 +321,6 @@ def test_folders_that_torch_cannot_open_are_refused(tmp_path: Path) -> None:
     refused("code of the folder's own", auto_map={"AutoModel": "modeling.Own"})
     refused("the weights lack|cannot open", intermediate_size=40)
     refused("the weights lack", num_hidden_layers=3)
-
-
-@pytest.mark.parametrize("page", ["torch.md"])
-def test_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    run_page(DOCS / "how-to" / page, tmp_path, has="PyTorch")
 
 
 @pytest.mark.slow

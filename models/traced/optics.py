@@ -33,7 +33,7 @@ from .light_runner import TORCH_STEP, Call, LightRunner
 from .module_paths import evaluated
 from .module_products import ModuleProducts, NamedProduct, as_heads, facts_of, unfused_attention
 from .products import Operation, TensorProduct, operation_of, target_of
-from .tags import version_of
+from .tags import Tag, changes_of, tensors_in, version_of
 
 GRADIENTS = ("straight-through", "quantised")
 
@@ -83,6 +83,7 @@ class Light:
         self._pass_number, self._calls = 0, Counter[str]()  # calls of each product in this pass
         self._macs, self._macs_on_light, self._macs_outside = 0, 0, 0
         self._left: Counter[str] = Counter()
+        self._changes: dict[int, int] = {}  # of the operands of this operation, by storage
         self._passes = 0
         self._wall_s, self._product_s, self._call_start = 0.0, 0.0, 0.0
         self._product_start_s = 0.0
@@ -257,8 +258,11 @@ class Light:
         other_s = wall - (self._product_s - self._product_start_s)
         self._runner.count(TORCH_STEP, False, sizes, other_s)
 
-    def on_light(self, operation: Operation) -> torch.Tensor | None:
+    def on_light(self, operation: Operation, args: Any) -> torch.Tensor | None:
         """Return the result of an operation on light; None where all of it stays digital."""
+        self._changes = {
+            tensor.untyped_storage()._cdata: changes_of(tensor) for tensor in tensors_in(args)
+        }
         start = time.perf_counter()
         results: list[torch.Tensor | None] = []
         for product in operation.products:
@@ -317,13 +321,16 @@ class Light:
             x=_array(x),
             w_shape=tuple(w.shape),
             read_w=lambda: _array(w),
-            version=version_of(w, named.w) if is_weight else None,
+            version=self._version(w, named.w) if is_weight else None,
             ids=self._ids(product, is_weight),
             number=(self._pass_number, number),
             tokens=tokens,
             groups=groups,
             non_negative=named.x.is_softmax,
         )
+
+    def _version(self, w: torch.Tensor, tag: Tag) -> tuple[Any, ...]:
+        return version_of(w, tag, self._changes.get(w.untyped_storage()._cdata))
 
     def _ids(self, product: TensorProduct, is_weight: bool) -> np.ndarray:
         """Return an id for each row, from sequence, head and position if the shape tells them."""
@@ -377,7 +384,7 @@ class _ProductMode(TorchDispatchMode):
         if facts.is_product and light.is_within(args):
             operation = operation_of(function, args, kwargs, light.products.is_weight)
             if operation is not None:
-                result = light.on_light(operation)
+                result = light.on_light(operation, args)
                 if result is not None and light.quantised is not None:
                     light.quantised.mark(function, args)
                 if result is None:

@@ -80,9 +80,19 @@ def tensors_in(values: object) -> Iterator[torch.Tensor]:
         yield from tensors_in(list(values.values()))
 
 
-def version_of(w: torch.Tensor, tag: Tag) -> tuple[Any, ...]:
-    """Return what changes whenever the numbers of a weight, or of a part of one, change."""
+def version_of(w: torch.Tensor, tag: Tag, changes: int | None = None) -> tuple[Any, ...]:
+    """Return what changes whenever the numbers of a weight, or of a part of one, change.
+
+    Parameters
+    ----------
+    changes : as torch counts them; None reads them from `w`, which a view made below autograd lacks
+    """
     place = w.storage_offset(), tuple(w.shape), w.stride()
     if tag.origin:
         return (tag.origin, *place)
-    return (tag.number, tag.changes, -1 if w.is_inference() else w._version, *place)
+    return (tag.number, tag.changes, changes_of(w) if changes is None else changes, *place)
+
+
+def changes_of(tensor: torch.Tensor) -> int:
+    """Return the changes of a tensor in place that torch counted; -1 where it counts none."""
+    return -1 if tensor.is_inference() else tensor._version

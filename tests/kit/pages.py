@@ -36,7 +36,6 @@ _BLOCK = re.compile(
 _REASONS = (
     r"needs (an instrument|another computer|the network)\b",
     r"takes [\w ]*(seconds?|minutes?|hours?)\b",
-    r"needs PyTorch\b",
     r"sets up (an environment|a checkout|the file above)\b",
 )
 _LOOSE = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
@@ -100,16 +99,11 @@ def odd_fences_of(page: Path) -> list[str]:
     return [*found, "a fence is not closed"] if opened else found
 
 
-def run_page(page: Path, folder: Path, has: str = "") -> None:
-    """Run all blocks of a page in `folder`, which is the current one.
-
-    Parameters
-    ----------
-    has : what is here, such as "PyTorch"; blocks that need it run, too
-    """
+def run_page(page: Path, folder: Path) -> None:
+    """Run all blocks of a page in `folder`, which is the current one."""
     namespace: dict[str, Any] = {"__name__": "page"}
     for block in blocks_of(page):
-        if block.not_run and block.not_run != f"needs {has}":
+        if block.not_run:
             continue
         where = f"{name_of(page)}, line {block.line}"
         if block.language == "python":
