@@ -69,7 +69,8 @@ def test_a_program_gives_the_result_of_torch_and_resumes(
     traced.save(tmp_path / "model")
     loaded = lightloom.load_model(tmp_path / "model")
     data = arrays(inputs, loaded)
-    np.testing.assert_array_equal(loaded.forward(data), traced.forward(data))
+    # not the same bits: a weight may lie in memory the other way round
+    assert difference(loaded.forward(data), expected) < 1e-5
 
     def planned() -> Any:
         tokens = inputs["input_ids"].shape[1] if loaded.config.has_tokens else None
