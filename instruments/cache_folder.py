@@ -75,7 +75,7 @@ def cache_path() -> Path | None:
         return None
     if named:
         path = Path(named)
-        with suppress(RuntimeError):  # nobody has that name
+        with suppress(RuntimeError):  # no user has that name
             path = path.expanduser()  # a shell leaves "~" between quotes
         return path.absolute()
     return user_folder()

@@ -272,8 +272,8 @@ def test_the_environment_names_the_folder(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     monkeypatch.setenv("LIGHTLOOM_CACHE", "~/cache")  # as a file of a service has it
     assert cache_path() == tmp_path / "cache"
-    monkeypatch.setenv("LIGHTLOOM_CACHE", "~nobody-of-this-name/cache")
-    assert cache_path() == Path("~nobody-of-this-name/cache").absolute()
+    monkeypatch.setenv("LIGHTLOOM_CACHE", "~unknown-user-name/cache")
+    assert cache_path() == Path("~unknown-user-name/cache").absolute()
     monkeypatch.setenv("LIGHTLOOM_CACHE", "")
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(Path, "home", lambda: tmp_path)

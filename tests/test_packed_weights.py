@@ -45,7 +45,7 @@ def product(mock: MockBackend, w: PreparedWeights, rows: int = 3) -> np.ndarray:
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda w: pickle.loads(pickle.dumps(w))])
 def test_a_copy_has_its_own_numbers(copied: Any) -> None:
-    # a copy that keeps addresses reads memory that is another's, or nobody's
+    # a copy that keeps addresses reads memory of other arrays, or freed memory
     mock, keys = backend(), numbers(2, 20, 60)
     prepared = mock.prepare(keys[:, :12], ranges=RANGES)
     expected, other = product(mock, prepared), copied(prepared)

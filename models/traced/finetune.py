@@ -1,7 +1,7 @@
 """`finetune`: trains a torch module on its noise, towards little light.
 
 The light falls in stages to that of the profile, so that the module can follow. Each stage takes
-read-out ranges anew, because weights have moved. The module as it was, computed digitally, is the
+read-out ranges again, because weights have moved. The module as it was, computed digitally, is the
 teacher. The weights that remain are a running mean of those of the steps.
 """
 
@@ -92,7 +92,7 @@ class _Training:
         return total / len(batches)
 
     def keep_average(self) -> None:
-        """Give the module the mean of its weights."""
+        """Set the weights of the module to their mean."""
         with torch.no_grad():
             for weight, mean in zip(
                 self.model.parameters(), self.average.module.parameters(), strict=True

@@ -66,7 +66,7 @@ def trace(
         with evaluated(model), _prepared(model):
             if _is_causal(model, examples):
                 return _language_model(model, examples, name, source, read_tokenizer)
-            return _any_model(model, examples, name, source)
+            return _any_model(model, examples, name, source, read_tokenizer)
     except InputError:
         raise
     except _ERRORS_OF_MODULES as error:
@@ -120,9 +120,7 @@ def _prepared(model: torch.nn.Module) -> Iterator[None]:
     for key in before:
         setattr(config, key, wanted[key])
     threads = torch.get_num_threads()
-    torch.set_num_threads(
-        1
-    )  # more of them wait for each other on a busy computer: inputs are small
+    torch.set_num_threads(1)  # inputs are small, and threads of a busy computer wait
     try:
         with _silenced():
             yield
@@ -167,6 +165,7 @@ def _any_model(
     examples: dict[str, torch.Tensor],
     name: str | None,
     source: Path | None,
+    read_tokenizer: Callable[[], Tokenizer] | None,
 ) -> TracedModel:
     names = list(examples)
     outputs: list[str] = []
@@ -179,7 +178,6 @@ def _any_model(
     has_tokens = _counts_tokens(examples)
     passes = _passes(examples, has_tokens)
     ports = [Port(one) for one in names]
-    remarks: tuple[str, ...] = ()
     try:
         recordings = [record(model, call, one.inputs) for one in passes]
         sizes = [one.sizes for one in passes]
@@ -191,7 +189,6 @@ def _any_model(
         writer = ProgramWriter(recordings, [first.sizes], ports, outputs, has_tokens)
         program = writer.program()
         fixed = first.sizes["batch"], first.sizes["new"]
-        remarks = ("the program serves the sizes of its example inputs alone",)
     config = TracedConfig(
         "outputs",
         tuple(names),
@@ -199,10 +196,9 @@ def _any_model(
         _context(model) if has_tokens else 1,
         fixed=fixed,
         has_tokens=has_tokens,
-        remarks=remarks,
     )
     _check(model, call, program, recordings[0], passes[-1], names, [])
-    return _made(model, program, recordings[0], config, examples, name, source, None)
+    return _made(model, program, recordings[0], config, examples, name, source, read_tokenizer)
 
 
 def _named_outputs(output: Any) -> dict[str, torch.Tensor]:
@@ -277,7 +273,8 @@ def _language_model(
         output = model(input_ids=_of_size(tokens, 1, 4), use_cache=True)
     layers = getattr(getattr(output, "past_key_values", None), "layers", ())
     if not layers or not all(getattr(layer, "keys", None) is not None for layer in layers):
-        return _any_model(model, examples, name, source)  # its state is none of keys and values
+        # its state is none of keys and values
+        return _any_model(model, examples, name, source, read_tokenizer)
     shapes = [(layer.keys.shape, layer.values.shape) for layer in layers]
 
     def call(tokens: torch.Tensor, *past: torch.Tensor) -> list[torch.Tensor]:
@@ -310,7 +307,7 @@ def _language_model(
         writer = ProgramWriter(recordings, [p.sizes for p in passes], ports, ["logits"], True)
         program = writer.program()
     except NotSymbolic:  # its cache has no form as a state: it gives logits only
-        return _any_model(model, examples, name, source)
+        return _any_model(model, examples, name, source, read_tokenizer)
     _check(model, call, program, recordings[0], passes[-1], ["input_ids"], ports[1:])
     ends = getattr(config, "eos_token_id", None)
     about = TracedConfig(

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from ...instruments import InputError
-from ...scheduler import Executor, Program, ProgramBuilder
+from ...scheduler import Program, ProgramBuilder
 from ...scheduler.program import BATCH, NEW, shape
 from ..generation import Generation
 from ..inputs import ModelInputs, padded
-from ..model import Cache, Model
+from ..model import Model
 from ..tokenizer import Tokenizer
 from ..weights import Weights
 from .program_file import read_program, write_program
@@ -37,7 +37,6 @@ class TracedConfig:
     vocabulary : number of tokens; 0 without
     fixed : batch and sequence, where the program serves no other sizes
     ends : tokens that end a text
-    remarks : on the trace, for its plan
     """
 
     task: str
@@ -48,7 +47,6 @@ class TracedConfig:
     fixed: tuple[int, int] | None = None
     ends: tuple[int, ...] = ()
     has_tokens: bool = True
-    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -165,18 +163,6 @@ class TracedModel(Model):
             p.host("head.loss", "sampling", "token_loss", operands, (shape(BATCH, NEW),))
         )
 
-    def run_pass(
-        self,
-        executor: Executor,
-        ending: str,
-        data: Any,
-        lengths: Any = None,
-        cache: Cache | None = None,
-        sequences: np.ndarray | None = None,
-    ) -> np.ndarray:
-        """Run the program once, and return its first output; see `Model.run_pass`."""
-        return super().run_pass(executor, ending, data, None, cache, sequences)
-
     def arrays_of(self, sentences: Sequence[str]) -> dict[str, np.ndarray]:
         """Return sentences as padded tokens, with the mask of those that are valid.
 
@@ -240,7 +226,6 @@ def open_program(folder: Path, name: str, read_tokenizer: Any = None) -> TracedM
             None if fixed is None else (fixed[0], fixed[1]),
             tuple(document["ends"]),
             document["has_tokens"],
-            tuple(document["remarks"]),
         )
         examples = {one: weights[f"{_EXAMPLE}{one}"] for one in config.inputs}
     except (KeyError, TypeError, IndexError) as error:

@@ -43,7 +43,11 @@ def plan_tables(plan: PlanRecord) -> list[Table]:
 
 def plan_summary(plan: PlanRecord) -> list[str]:
     """Return the sums over a plan's layers, and what is predicted, as sentences."""
-    return [_plan_totals(plan.steps), _plan_times(plan), _plan_bottleneck(plan)]
+    sentences = [_plan_totals(plan.steps), _plan_times(plan), _plan_bottleneck(plan)]
+    if plan.model.fixed_sizes is not None:
+        batch, sequence = plan.model.fixed_sizes
+        sentences.append(f"the program serves batch {batch} and sequence {sequence} alone")
+    return sentences
 
 
 def planned_step_table(plan: PlanRecord) -> Table:
