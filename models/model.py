@@ -104,6 +104,7 @@ class Model:
     """
 
     fixed_sizes: tuple[int, int] | None = None  # batch and sequence; None serves any
+    packages: tuple[str, ...] = ()  # further ones that its numbers depend on
 
     def __init__(
         self,

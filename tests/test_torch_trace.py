@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from architectures import ARCHITECTURES, made, output_of
+from killed_runs import Killed, killed_after
 from lightloom.backends import MockBackend, load_profile
-from lightloom.scheduler.journal.pass_record import PassRecord
 
 import lightloom
 from lightloom import InputError
@@ -30,10 +30,6 @@ ALL = [
 FEW = [pytest.param(name, marks=() if name in QUICK[:3] else pytest.mark.slow) for name in QUICK]
 
 
-class Killed(Exception):
-    """Stands for a process that is killed."""
-
-
 def difference(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.abs(one - other).max() / np.abs(other).max())
 
@@ -44,22 +40,8 @@ def arrays(inputs: dict[str, Any], model: Any) -> Any:
     return {name: tensor.numpy() for name, tensor in inputs.items()}
 
 
-def kill_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
-    original, kept = PassRecord.keep, [0]
-
-    def keep(self: PassRecord, *args: Any, **kwargs: Any) -> None:
-        original(self, *args, **kwargs)
-        kept[0] += 1
-        if kept[0] == steps:
-            raise Killed
-
-    monkeypatch.setattr(PassRecord, "keep", keep)
-
-
 @pytest.mark.parametrize("name", ALL)
-def test_a_program_gives_the_result_of_torch_and_resumes(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_program_gives_the_result_of_torch_and_resumes(name: str, tmp_path: Path) -> None:
     module, inputs = made(name)
     with torch.no_grad():
         expected = output_of(module(**inputs)).numpy()
@@ -79,10 +61,8 @@ def test_a_program_gives_the_result_of_torch_and_resumes(
     whole = planned().run(data, record=tmp_path / "whole.db", reference=False)
     assert planned().seconds > 0
     assert "J (system)" in repr(planned().energy())
-    kill_after(monkeypatch, 40)
-    with pytest.raises(Killed):
+    with pytest.raises(Killed), killed_after(40):
         planned().run(data, record=tmp_path / "half.db", reference=False)
-    monkeypatch.undo()
     resumed = lightloom.resume(tmp_path / "half.db")
     assert json.dumps(resumed.results) == json.dumps(whole.results)
 

@@ -135,7 +135,7 @@ class TracedModel(Model):
         self.weights = weights  # type: ignore[assignment]
         self.examples = dict(examples)
         self._program = program
-        self.fixed_sizes = config.fixed
+        self.fixed_sizes, self.packages = config.fixed, ("torch",)
         self._inputs = TracedInputs(
             name, source, config.task, config, program=program, examples=self.examples
         )

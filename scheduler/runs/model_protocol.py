@@ -47,6 +47,10 @@ class RunnableModel(Protocol):
         """Batch and sequence that its program serves alone; None serves any."""
 
     @property
+    def packages(self) -> tuple[str, ...]:
+        """Further packages that its numbers depend on, such as "torch"."""
+
+    @property
     def head(self) -> str:
         """The head of an encoder, such as "token classification"; "" is one without a head."""
 

@@ -142,7 +142,8 @@ class Plan(PlanRecord):
         """Run the steps that a journal does not hold, and keep them there; see `run`, `resume`."""
         from .record import journal_session
 
-        with journal_session(journal, self.backend, progress or (lambda what, done, total: None)):
+        tell = progress or (lambda what, done, total: None)
+        with journal_session(journal, self.model, self.backend, tell):
             run = run_plan(self, inputs, labels, progress, reference, timeline, options, journal)
             journal.keep_documents("result", report=run.report().as_dict())
             journal.writer.flush()

@@ -22,6 +22,7 @@ from ...instruments import InputError, Paused
 from ...instruments.safety import signals
 from ...instruments.version import VERSION, version_of
 from ..journal.journal import Journal
+from .model_protocol import RunnableModel
 from .plan_record import PlanRecord
 from .run import Progress
 
@@ -69,7 +70,7 @@ def begin_journal(
             "sampling": dict(sampling),
             "labels": labels is not None,
         },
-        "versions": versions(),
+        "versions": versions(plan.model),
     }
     journal = Journal.create(path)
     try:
@@ -97,11 +98,11 @@ def _listed(inputs: Any) -> Any:
     return np.asarray(inputs)
 
 
-def versions() -> dict[str, Any]:
+def versions(model: RunnableModel) -> dict[str, Any]:
     """Return the versions that the bits of a run depend on: packages, machine, arithmetic."""
     return {
         "lightloom": VERSION,
-        **{package: version_of(package) for package in _PACKAGES},
+        **{package: version_of(package) for package in (*_PACKAGES, *model.packages)},
         "python": platform.python_version(),
         "machine": platform.machine(),
         "arithmetic": mock_path(),
@@ -146,7 +147,9 @@ def digest_of(content: bytes) -> str:
 
 
 @contextmanager
-def journal_session(journal: Journal, backend: Backend, progress: Progress) -> Iterator[None]:
+def journal_session(
+    journal: Journal, model: RunnableModel, backend: Backend, progress: Progress
+) -> Iterator[None]:
     """Record a session: a bench keeps its shots in the journal, and the outcome is kept at last."""
     hardware: dict[str, Any] = {}
     benches: Mapping[str, BenchBackend] = backend.benches
@@ -165,7 +168,7 @@ def journal_session(journal: Journal, backend: Backend, progress: Progress) -> I
         )
     journal.begin_session(
         {
-            "versions": versions(),
+            "versions": versions(model),
             "host": platform.node(),
             "system": platform.platform(),
             "command": sys.argv,

@@ -159,8 +159,8 @@ def _changes(about: Mapping[str, Any], model: RunnableModel, backend: Backend) -
         if digest_of(content) != digests.get(name):
             what = name.partition(" ")[0]
             changed[what] = f"the {name} file is not the one that began it"
-    now, then = versions(), about["versions"]
-    others = [f"{key} {then.get(key)} then, {now[key]} now" for key in now if now[key] != then[key]]
+    now, then = versions(model), about["versions"]
+    others = [f"{key} {then.get(key)} then, {now[key]} now" for key in now if now[key] != then.get(key)]
     if others:
         changed["versions"] = "it began with other versions: " + "; ".join(others)
     return changed

@@ -6,22 +6,19 @@ python tests/kit/architecture_table.py
 import sys
 import tempfile
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from architectures import ARCHITECTURES, made, output_of
+from killed_runs import Killed, killed_after
 from lightloom.backends import MockBackend, load_profile
-from lightloom.scheduler.journal.pass_record import PassRecord
 
 import lightloom
 
 LINE = "| {} | {} | {} | {} | {} | {} |"
-
-
-class Killed(Exception):
-    """Stands for a process that is killed."""
 
 
 def difference(one: Any, other: Any) -> float:
@@ -35,21 +32,8 @@ def resumes(model: Any, data: Any, tokens: int | None, folder: Path) -> bool:
         return lightloom.plan(model, MockBackend(load_profile()), 2, tokens)
 
     whole = planned().run(data, record=folder / "whole.db", reference=False)
-    original, kept = PassRecord.keep, [0]
-
-    def keep(self: PassRecord, *args: Any, **kwargs: Any) -> None:
-        original(self, *args, **kwargs)
-        kept[0] += 1
-        if kept[0] == 40:
-            raise Killed
-
-    PassRecord.keep = keep  # type: ignore[method-assign]
-    try:
+    with suppress(Killed), killed_after(40):
         planned().run(data, record=folder / "half.db", reference=False)
-    except Killed:
-        pass
-    finally:
-        PassRecord.keep = original  # type: ignore[method-assign]
     return bool(lightloom.resume(folder / "half.db").results == whole.results)
 
 
