@@ -718,8 +718,8 @@ def test_other_versions_are_refused(
     from lightloom.scheduler.runs import resume as resuming
 
     part = cut(whole, tmp_path / "part.db", 60)
-    there = resuming.versions()
-    monkeypatch.setattr(resuming, "versions", lambda: there | {"lightloom": "99.1"})
+    there = resuming.versions
+    monkeypatch.setattr(resuming, "versions", lambda model: there(model) | {"lightloom": "99.1"})
     with pytest.raises(InputError, match=r"lightloom .* then, 99.1 now.*--accept versions"):
         resume(part)
 

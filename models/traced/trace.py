@@ -273,7 +273,6 @@ def _language_model(
         output = model(input_ids=_of_size(tokens, 1, 4), use_cache=True)
     layers = getattr(getattr(output, "past_key_values", None), "layers", ())
     if not layers or not all(getattr(layer, "keys", None) is not None for layer in layers):
-        # its state is none of keys and values
         return _any_model(model, examples, name, source, read_tokenizer)
     shapes = [(layer.keys.shape, layer.values.shape) for layer in layers]
 

@@ -160,7 +160,9 @@ def _changes(about: Mapping[str, Any], model: RunnableModel, backend: Backend) -
             what = name.partition(" ")[0]
             changed[what] = f"the {name} file is not the one that began it"
     now, then = versions(model), about["versions"]
-    others = [f"{key} {then.get(key)} then, {now[key]} now" for key in now if now[key] != then.get(key)]
+    others = [
+        f"{key} {then.get(key)} then, {now[key]} now" for key in now if now[key] != then.get(key)
+    ]
     if others:
         changed["versions"] = "it began with other versions: " + "; ".join(others)
     return changed
